@@ -1,0 +1,1 @@
+"""What every part runs on: user errors, device and threads, seeds, run folders, checkpoints, the training loop."""

@@ -1,0 +1,26 @@
+"""The procedural 4D world: textured primitives on patterned ground under a moving camera, with exact ground truth.
+
+It is training data for the embedded models, and the oracle that the geometry models and rewards are tested against.
+Nothing is read from disk: a clip is a function of its seed.
+"""
+
+from vggrpo.types import WorldClip
+from vggrpo.worlds.rendering import render_clip
+from vggrpo.worlds.scenes import SceneSpec, sample_scene
+
+__all__ = ["FIRST_TRAINING_SEED", "SceneSpec", "make_clip", "render_clip", "sample_scene"]
+
+FIRST_TRAINING_SEED = 1_000_000
+"""Training draws seeds from here on; every seed below it is held out."""
+
+
+def make_clip(
+    seed: int,
+    *,
+    num_frames: int = 17,
+    height: int = 128,
+    width: int = 128,
+    jitter: bool | None = None,
+) -> WorldClip:
+    """The clip of a seed: sampled scene, rendered frames, exact geometry."""
+    return render_clip(sample_scene(seed, jitter=jitter), num_frames=num_frames, height=height, width=width)

@@ -1,0 +1,1 @@
+"""Geometry foundation models Φ: images of a video in, one ``SceneGeometry`` out, all behind one protocol (``base``)."""

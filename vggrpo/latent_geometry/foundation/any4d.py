@@ -1,0 +1,248 @@
+"""Any4D (github.com/Any-4D/Any4D), image-only path, as a torch-only module under the official parameter names.
+
+Written from the architecture's description, its key names and golden tensors. One pass gives cameras, rays, distances,
+points and scene flow of a whole video in metric scale. The raw output keeps the official conventions (world-from-camera
+poses, distance along the ray); ``any4d_adapter`` turns it into the project's ``SceneGeometry``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggrpo.latent_geometry.foundation.any4d_adapter import to_scene_geometry
+from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
+from vggrpo.latent_geometry.foundation.any4d_dpt import DPTFeature, DPTRegressor
+from vggrpo.latent_geometry.foundation.any4d_heads import PoseHead, ScaleHead
+from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput, rotation_from_quaternion
+from vggrpo.latent_geometry.foundation.any4d_sharing import AlternatingAttention, SharedFeatures
+from vggrpo.latent_geometry.foundation.any4d_vit import NORM_EPSILON, VisionTransformer
+from vggrpo.latent_geometry.foundation.base import Grid
+from vggrpo.types import SceneGeometry
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+NORM_FLOOR = 1e-8
+DENSE_CHANNELS = 6  # ray 3, distance, confidence, mask
+FLOW_CHANNELS = 3
+# Their outputs are geometry to three or more digits; bfloat16 has two and a half.
+FULL_PRECISION_MODULES = ("pose_head", "scale_head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSelection:
+    """Which frames a training step looks at.
+
+    ``offsets``: frame numbers relative to the first frame given, where frames were left out (None: consecutive).
+    ``dense``: the frames (indices into those given) that get dense outputs (None: all); the others cost no DPT.
+    """
+
+    offsets: Int[Tensor, " N"] | None = None
+    dense: Int[Tensor, " M"] | None = None
+
+
+ALL_FRAMES = FrameSelection()
+
+
+class ImageEncoder(nn.Module):
+    """Holds the transformer under the official prefix ``encoder.model``."""
+
+    def __init__(self, model: VisionTransformer) -> None:
+        """Wrap ``model``."""
+        super().__init__()
+        self.model = model
+
+
+class Any4D(nn.Module):
+    """The geometry foundation model Φ of the 4D family; implements ``base.GeometryModel``."""
+
+    def __init__(self, config: Any4DConfig) -> None:
+        """Random weights of the sizes in ``config``."""
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(
+            VisionTransformer(
+                config.encoder_dim,
+                depth=config.encoder_depth,
+                num_heads=config.encoder_heads,
+                patch_size=config.patch_size,
+                position_grid=config.position_grid,
+            )
+        )
+        self.fusion_norm_layer = nn.LayerNorm(config.encoder_dim, eps=NORM_EPSILON)
+        self.scale_token = nn.Parameter(torch.zeros(config.encoder_dim))
+        nn.init.trunc_normal_(self.scale_token, std=0.02)
+        self.info_sharing = AlternatingAttention(
+            config.encoder_dim,
+            dim=config.sharing_dim,
+            depth=config.sharing_depth,
+            num_heads=config.sharing_heads,
+            taps=config.sharing_taps,
+            max_views=config.max_views,
+        )
+        input_dims = (config.encoder_dim, *[config.sharing_dim] * 3)
+        for prefix, channels in (("", DENSE_CHANNELS), ("scene_flow_", FLOW_CHANNELS)):
+            feature = DPTFeature(input_dims, layer_dims=config.dpt_layer_dims, features=config.dpt_features)
+            setattr(self, f"{prefix}dpt_feature_head", feature)
+            setattr(self, f"{prefix}dpt_regressor_head", DPTRegressor(config.dpt_features, output_dim=channels))
+        self.pose_head = PoseHead(config.sharing_dim, hidden=config.pose_hidden, num_blocks=config.pose_blocks)
+        self.scale_head = ScaleHead(config.sharing_dim, hidden=config.scale_hidden)
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of one token's square of pixels."""
+        return self.config.patch_size
+
+    @property
+    def token_dim(self) -> int:
+        """Width of the image encoder."""
+        return self.config.encoder_dim
+
+    @property
+    def encoder_depth(self) -> int:
+        """Number of blocks of the image encoder."""
+        return self.config.encoder_depth
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """One class token, no registers."""
+        return 1
+
+    def to_bfloat16(self) -> "Any4D":
+        """Hold the weights in bfloat16, except the heads whose outputs need more digits; returns the model."""
+        self.to(torch.bfloat16)
+        for name in FULL_PRECISION_MODULES:
+            self.get_submodule(name).float()
+        return self
+
+    def position_embedding(self, grid: Grid) -> Float[Tensor, "1 patches C"]:
+        """The encoder's position embedding of the patch tokens on ``grid``."""
+        return self.encoder.model.patch_positions(grid)
+
+    def encode_tokens(self, images: Float[Tensor, "B N 3 H W"], *, upto: int) -> Float[Tensor, "B N S C"]:
+        """Tokens after ``upto`` encoder blocks of images in [0, 1]: class token, then patches row by row.
+
+        Raises:
+            ValueError: height or width is no multiple of the patch size.
+        """
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"images of {height} x {width} pixels: both must be multiples of {self.patch_size}")
+        normalised = (images - self.image_mean) / self.image_std
+        vit = self.encoder.model
+        tokens = vit.embed(normalised.flatten(0, 1).to(vit.patch_embed.proj.weight.dtype))
+        return vit.run_blocks(tokens, start=0, stop=upto).unflatten(0, images.shape[:2])
+
+    def finish_encoder(self, tokens: Float[Tensor, "B N S C"], *, start: int) -> Float[Tensor, "B N patches C"]:
+        """Blocks from ``start`` on, the final norm, and the class token left behind."""
+        vit = self.encoder.model
+        finished = vit.run_blocks(tokens.flatten(0, 1), start=start, stop=self.encoder_depth)
+        return vit.norm(finished)[:, self.num_prefix_tokens :].unflatten(0, tokens.shape[:2])
+
+    def predict(
+        self, features: Float[Tensor, "B N patches C"], *, grid: Grid, selection: FrameSelection = ALL_FRAMES
+    ) -> Any4DOutput:
+        """Everything behind the encoder, in Any4D's own conventions."""
+        fused = self.fusion_norm_layer(features)
+        shared = self.info_sharing(fused, self.scale_token, offsets=selection.offsets)
+        pose = self._pose(shared.final, grid=grid)
+        scale = self.scale_head(shared.scale_token.to(self.scale_head.proj.weight.dtype)).exp().clamp_min(NORM_FLOOR)
+        maps = self._token_maps(fused, shared, grid=grid, dense=selection.dense)
+        batch_views = (features.shape[0], maps[0].shape[0] // features.shape[0])
+        size = (grid[0] * self.patch_size, grid[1] * self.patch_size)
+        dense = self._dense(maps, prefix="", size=size).unflatten(0, batch_views)
+        flow = self._dense(maps, prefix="scene_flow_", size=size).unflatten(0, batch_views)
+        return assemble(
+            pose=pose, scale=scale, dense=dense, flow=flow, frames=selection.dense, flow_grid=self.config.flow_grid
+        )
+
+    def forward(
+        self, images: Float[Tensor, "B N 3 H W"], *, selection: FrameSelection = ALL_FRAMES
+    ) -> Any4DOutput:
+        """Raw output for videos given as images in [0, 1]."""
+        features = self.finish_encoder(self.encode_tokens(images, upto=0), start=0)
+        return self.predict(features, grid=self.grid_of(images), selection=selection)
+
+    def decode(self, features: Float[Tensor, "B N patches C"], *, grid: Grid) -> SceneGeometry:
+        """Geometry from the encoder's output, in the project's conventions."""
+        return to_scene_geometry(self.predict(features, grid=grid))
+
+    def geometry(self, images: Float[Tensor, "B N 3 H W"]) -> SceneGeometry:
+        """Φ(x), in the project's conventions."""
+        return to_scene_geometry(self(images))
+
+    def grid_of(self, images: Float[Tensor, "B N 3 H W"]) -> Grid:
+        """Token grid of images."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def tail_linear_names(self, *, start: int) -> list[str]:
+        """Linear layers of the encoder blocks behind the cut and of the sharing layers."""
+        tail = tuple(f"encoder.model.blocks.{index}." for index in range(start, self.encoder_depth))
+        prefixes = (*tail, "info_sharing.self_attention_blocks.")
+        return [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear) and name.startswith(prefixes)
+        ]
+
+    def _pose(self, final: Float[Tensor, "B N patches D"], *, grid: Grid) -> Float[Tensor, "B N 7"]:
+        tokens = final.flatten(0, 1).transpose(1, 2).unflatten(2, grid)
+        raw = self.pose_head(tokens.to(self.pose_head.fc_t.weight.dtype))
+        return raw.unflatten(0, final.shape[:2])
+
+    def _token_maps(
+        self, fused: Tensor, shared: SharedFeatures, *, grid: Grid, dense: Int[Tensor, " M"] | None
+    ) -> list[Float[Tensor, "batch dim h w"]]:
+        stages = (fused, *shared.taps, shared.final)
+        chosen = stages if dense is None else tuple(stage.index_select(1, dense) for stage in stages)
+        return [stage.flatten(0, 1).transpose(1, 2).unflatten(2, grid) for stage in chosen]
+
+    def _dense(self, maps: Sequence[Tensor], *, prefix: str, size: tuple[int, int]) -> Float[Tensor, "batch c H W"]:
+        feature = cast(DPTFeature, self.get_submodule(f"{prefix}dpt_feature_head"))
+        regressor = cast(DPTRegressor, self.get_submodule(f"{prefix}dpt_regressor_head"))
+        return regressor(feature(maps), size).float()
+
+
+def assemble(
+    *,
+    pose: Float[Tensor, "B N 7"],
+    scale: Float[Tensor, "B 1"],
+    dense: Float[Tensor, "B M 6 H W"],
+    flow: Float[Tensor, "B M 3 H W"],
+    frames: Int[Tensor, " M"] | None,
+    flow_grid: str,
+) -> Any4DOutput:
+    """Activations and the metric scale: the last, parameter-free part of the model."""
+    channels = dense.permute(0, 1, 3, 4, 2)
+    rays = F.normalize(channels[..., :3], dim=-1, eps=NORM_FLOOR)
+    metric = scale[:, :, None, None, None]
+    distance = channels[..., 3:4].exp() * metric
+    quaternion = F.normalize(pose[..., 3:], dim=-1, eps=NORM_FLOOR)
+    translation = pose[..., :3] * scale[:, :, None]
+    logits = channels[..., 5]
+    camera_points = rays * distance
+    own_quaternion = quaternion if frames is None else quaternion.index_select(1, frames)
+    own_translation = translation if frames is None else translation.index_select(1, frames)
+    rotation = rotation_from_quaternion(own_quaternion)
+    points = torch.einsum("bnij,bnhwj->bnhwi", rotation, camera_points) + own_translation[:, :, None, None]
+    mask: Bool[Tensor, "B M H W"] = logits.sigmoid() > 0.5
+    return Any4DOutput(
+        cam_trans=translation,
+        cam_quats=quaternion,
+        ray_directions=rays,
+        depth_along_ray=distance,
+        pts3d_cam=camera_points,
+        pts3d=points,
+        scene_flow=flow.permute(0, 1, 3, 4, 2) * metric,
+        metric_scaling_factor=scale[:, None].expand(-1, pose.shape[1], -1),
+        conf=1 + channels[..., 4].exp(),
+        non_ambiguous_mask=mask,
+        non_ambiguous_mask_logits=logits,
+        flow_grid="self" if flow_grid == "self" else "reference",
+    )

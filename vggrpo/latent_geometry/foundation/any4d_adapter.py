@@ -1,0 +1,146 @@
+"""Any4D's output as the project's ``SceneGeometry``; differentiable throughout.
+
+Converted here, and nowhere else: world-from-camera poses → camera-from-world; a *predicted* first camera → the world
+frame exactly; distance along the ray → z-depth; rays → intrinsics; flow on view 0's pixels → flow on own pixels.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput, rotation_from_quaternion
+from vggrpo.types import SceneGeometry
+
+# A point of view 0 lands on view i's surface if its depth there agrees to this share; otherwise it is hidden.
+SURFACE_TOLERANCE = 0.05
+MIN_DEPTH = 1e-6
+
+
+def to_scene_geometry(output: Any4DOutput) -> SceneGeometry:
+    """Convert; the world frame is frame 0's predicted camera, so ``camera_from_world[:, 0]`` is exactly the identity.
+
+    Pixels whose z-depth is not positive are marked invalid. Flow on the reference grid is carried to own pixels where
+    a point of view 0 is seen again; ``flow_valid`` is False everywhere else.
+    """
+    world_from_camera = anchored_poses(output.cam_quats, output.cam_trans)
+    rotation, centre = world_from_camera[..., :3, :3], world_from_camera[..., :3, 3]
+    points = torch.einsum("bnij,bnhwj->bnhwi", rotation, output.pts3d_cam) + centre[:, :, None, None]
+    depth = output.pts3d_cam[..., 2]
+    valid = output.non_ambiguous_mask & (depth > MIN_DEPTH)
+    anchor = rotation_from_quaternion(output.cam_quats[:, 0])
+    flow = torch.einsum("bji,bnhwj->bnhwi", anchor, output.scene_flow)
+    geometry = SceneGeometry(
+        camera_from_world=invert_rigid(world_from_camera),
+        intrinsics=intrinsics_from_rays(output.ray_directions),
+        depth=depth,
+        points=points,
+        scene_flow=flow,
+        confidence=output.conf,
+        valid=valid,
+        flow_valid=valid,
+    )
+    return geometry if output.flow_grid == "self" else flow_on_own_pixels(geometry)
+
+
+def anchored_poses(
+    quaternion: Float[Tensor, "B N 4"], translation: Float[Tensor, "B N 3"]
+) -> Float[Tensor, "B N 4 4"]:
+    """World-from-camera matrices in the frame of camera 0: T_0⁻¹ T_i, with exactly the identity for i = 0."""
+    rotation = rotation_from_quaternion(quaternion)
+    back = rotation[:, :1].transpose(-1, -2)
+    relative_rotation = back @ rotation[:, 1:]
+    relative_centre = (back @ (translation[:, 1:] - translation[:, :1])[..., None])[..., 0]
+    first = torch.eye(4, dtype=rotation.dtype, device=rotation.device).expand(rotation.shape[0], 1, 4, 4)
+    return torch.cat([first, rigid_matrix(relative_rotation, relative_centre)], dim=1)
+
+
+def rigid_matrix(rotation: Float[Tensor, "*batch 3 3"], translation: Float[Tensor, "*batch 3"]) -> Tensor:
+    """4 × 4 matrices [R t; 0 1]."""
+    top = torch.cat([rotation, translation[..., None]], dim=-1)
+    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
+    return torch.cat([top, bottom], dim=-2)
+
+
+def invert_rigid(matrix: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """Inverse of rigid transforms: [Rᵀ, -Rᵀ t]."""
+    back = matrix[..., :3, :3].transpose(-1, -2)
+    # Addition of zero turns the -0.0 of a negated zero translation into 0.0.
+    return rigid_matrix(back, -(back @ matrix[..., :3, 3:])[..., 0] + 0.0)
+
+
+def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N 3 3"]:
+    """Pinhole K in pixels that explains the rays of the pixel centres best, without skew.
+
+    Least squares of f_x x + c_x z = u z (and y, v alike) over all pixels: linear, no division by a small z, and exact
+    for the rays of a pinhole camera. Rays behind the camera (z <= 0) have no pixel and get no weight.
+    """
+    height, width = rays.shape[-3:-1]
+    options = {"dtype": torch.float64, "device": rays.device}
+    columns = torch.arange(width, **options) + 0.5
+    rows = (torch.arange(height, **options) + 0.5)[:, None]
+    precise = rays.double()
+    front = (precise[..., 2] > MIN_DEPTH).double()
+    z = precise[..., 2] * front
+    focal_x, centre_x = _fit_axis(precise[..., 0] * front, z, columns.expand(height, width))
+    focal_y, centre_y = _fit_axis(precise[..., 1] * front, z, rows.expand(height, width))
+    zero, one = torch.zeros_like(focal_x), torch.ones_like(focal_x)
+    entries = (focal_x, zero, centre_x, zero, focal_y, centre_y, zero, zero, one)
+    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3)).to(rays.dtype)
+
+
+def _fit_axis(
+    x: Float[Tensor, "B N H W"], z: Float[Tensor, "B N H W"], pixel: Float[Tensor, "H W"]
+) -> tuple[Tensor, Tensor]:
+    """Focal length and principal point of one image axis by the 2 × 2 normal equations."""
+    target = pixel * z
+    xx, xz, zz = (product.sum(dim=(-2, -1)) for product in (x * x, x * z, z * z))
+    xt, zt = (product.sum(dim=(-2, -1)) for product in (x * target, z * target))
+    determinant = xx * zz - xz * xz
+    # All rays alike (an untrained model) leave the focal length open; a floor keeps the result finite.
+    determinant = determinant.clamp_min(1e-12)
+    return (zz * xt - xz * zt) / determinant, (xx * zt - xz * xt) / determinant
+
+
+def flow_on_own_pixels(geometry: SceneGeometry) -> SceneGeometry:
+    """Flow given on view 0's pixels (towards each view's time) as flow of own pixels (towards the next frame).
+
+    Point p of view 0 is at X_i = P_0(p) + F_i(p) at time i and moves by F_{i+1}(p) - F_i(p) from there. It is carried to
+    the pixel of view i that sees X_i; pixels that see no point of view 0 keep zero flow and ``flow_valid`` False.
+    """
+    reference = geometry.scene_flow
+    if geometry.num_frames == 1:
+        nothing = torch.zeros_like(geometry.valid)
+        return replace(geometry, scene_flow=torch.zeros_like(reference), flow_valid=nothing)
+    steps = reference[:, 1:] - reference[:, :-1]
+    steps = torch.cat([steps, steps[:, -1:]], dim=1)
+    positions = geometry.points[:, :1] + reference
+    camera = geometry.camera_from_world
+    seen = torch.einsum("bnij,bnhwj->bnhwi", camera[..., :3, :3], positions) + camera[:, :, None, None, :3, 3]
+    pixel = torch.einsum("bnij,bnhwj->bnhwi", geometry.intrinsics, seen)
+    depth = seen[..., 2]
+    flat = _pixel_index(pixel, depth)
+    inside = flat >= 0
+    index = flat.clamp_min(0).flatten(2)
+    surface = geometry.depth.flatten(2).gather(2, index).unflatten(2, depth.shape[2:])
+    on_surface = inside & geometry.valid[:, :1] & ((depth - surface).abs() < SURFACE_TOLERANCE * depth.abs())
+    weight = on_surface.to(steps.dtype).flatten(2)
+    total = torch.zeros_like(steps).flatten(2, 3)
+    total = total.scatter_add(2, index[..., None].expand_as(total), steps.flatten(2, 3) * weight[..., None])
+    count = torch.zeros_like(weight).scatter_add(2, index, weight)
+    mean = (total / count.clamp_min(1)[..., None]).unflatten(2, depth.shape[2:])
+    reached = (count > 0).unflatten(2, depth.shape[2:])
+    return replace(geometry, scene_flow=mean, flow_valid=reached & geometry.valid)
+
+
+def _pixel_index(pixel: Float[Tensor, "B N H W 3"], depth: Float[Tensor, "B N H W"]) -> Tensor:
+    """Row-major index of the pixel that homogeneous image points fall into, -1 outside the image."""
+    height, width = depth.shape[-2:]
+    front = depth > MIN_DEPTH
+    safe = torch.where(front, depth, torch.ones_like(depth))
+    column = (pixel[..., 0] / safe).detach().floor()
+    row = (pixel[..., 1] / safe).detach().floor()
+    inside = front & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = (row * width + column).nan_to_num().clamp(0, height * width - 1).long()
+    return torch.where(inside, index, torch.full_like(index, -1))

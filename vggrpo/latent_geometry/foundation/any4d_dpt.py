@@ -1,0 +1,111 @@
+"""Dense prediction heads of Any4D (DPT, arXiv 2103.13413), written from the paper, key names and golden tensors.
+
+Four token maps (encoder features, two taps, the end) are resampled to 4, 2, 1 and 1/2 times the token grid, fused from
+coarse to fine, and read out at full resolution.
+"""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Map = Float[Tensor, "batch channels rows columns"]
+
+
+class ResidualConvUnit(nn.Module):
+    """x + conv2(relu(conv1(relu(x)))). The skip is the plain x, unlike VGGT's."""
+
+    def __init__(self, features: int) -> None:
+        """``features`` channels in and out."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, kernel_size=3, padding=1)
+
+    def forward(self, x: Map) -> Map:
+        """Apply the unit."""
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class FusionBlock(nn.Module):
+    """Add a finer map (if any), refine, double the resolution."""
+
+    def __init__(self, features: int, *, has_skip: bool) -> None:
+        """``has_skip`` is False for the coarsest block, which has no map to add."""
+        super().__init__()
+        self.out_conv = nn.Conv2d(features, features, kernel_size=1)
+        if has_skip:
+            self.resConfUnit1 = ResidualConvUnit(features)
+        self.resConfUnit2 = ResidualConvUnit(features)
+
+    def forward(self, x: Map, skip: Map | None = None) -> Map:
+        """Return a map of twice the size; the 1 × 1 convolution runs before the resize where it commutes with it."""
+        if skip is not None:
+            x = x + self.resConfUnit1(skip)
+        # A 1x1 convolution and an interpolation whose weights sum to one commute; before the resize it costs a quarter.
+        x = self.out_conv(self.resConfUnit2(x))
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+
+class Scratch(nn.Module):
+    """The fusion pyramid, under its official name."""
+
+    def __init__(self, layer_dims: Sequence[int], *, features: int) -> None:
+        """Project maps of ``layer_dims`` channels to ``features`` and fuse them."""
+        super().__init__()
+        for index, dim in enumerate(layer_dims, start=1):
+            setattr(self, f"layer{index}_rn", nn.Conv2d(dim, features, kernel_size=3, padding=1, bias=False))
+            setattr(self, f"refinenet{index}", FusionBlock(features, has_skip=index < len(layer_dims)))
+
+    def forward(self, maps: Sequence[Map]) -> Map:
+        """Fuse from the coarsest map to the finest: twice the finest map's size."""
+        first, second, third, fourth = (
+            getattr(self, f"layer{index}_rn")(plane) for index, plane in enumerate(maps, start=1)
+        )
+        # The coarsest map was halved with rounding up, so its doubled form can be one row or column too large.
+        fused = self.refinenet4(fourth)[:, :, : third.shape[2], : third.shape[3]]
+        fused = self.refinenet3(fused, third)
+        fused = self.refinenet2(fused, second)
+        return self.refinenet1(fused, first)
+
+
+class DPTFeature(nn.Module):
+    """Four token maps to one feature map of 8 times the token grid."""
+
+    def __init__(self, input_dims: Sequence[int], *, layer_dims: Sequence[int], features: int) -> None:
+        """``input_dims`` are the channels of the four token maps."""
+        super().__init__()
+        dim1, dim2, dim3, dim4 = layer_dims
+        resamplers = (
+            [nn.ConvTranspose2d(dim1, dim1, kernel_size=4, stride=4)],
+            [nn.ConvTranspose2d(dim2, dim2, kernel_size=2, stride=2)],
+            [],
+            [nn.Conv2d(dim4, dim4, kernel_size=3, stride=2, padding=1)],
+        )
+        self.input_process = nn.ModuleList(
+            nn.ModuleList([nn.Sequential(nn.Conv2d(source, dim, kernel_size=1), *resampler)])
+            for source, dim, resampler in zip(input_dims, layer_dims, resamplers, strict=True)
+        )
+        self.scratch = Scratch(layer_dims, features=features)
+
+    def forward(self, maps: Sequence[Map]) -> Map:
+        """``maps`` from early to late, all on the token grid."""
+        return self.scratch([process[0](plane) for process, plane in zip(self.input_process, maps, strict=True)])
+
+
+class DPTRegressor(nn.Module):
+    """Feature map to ``output_dim`` channels at full resolution."""
+
+    def __init__(self, features: int, *, output_dim: int) -> None:
+        """``features`` channels in, half of them inside."""
+        super().__init__()
+        hidden = features // 2
+        self.conv1 = nn.Conv2d(features, hidden, kernel_size=3, padding=1)
+        self.conv2 = nn.Sequential(
+            nn.Conv2d(hidden, hidden, kernel_size=3, padding=1), nn.ReLU(), nn.Conv2d(hidden, output_dim, kernel_size=1)
+        )
+
+    def forward(self, x: Map, image_size: tuple[int, int]) -> Map:
+        """Read out at ``image_size`` (height, width)."""
+        x = F.interpolate(self.conv1(x), size=image_size, mode="bilinear", align_corners=True)
+        return self.conv2(x)

@@ -1,0 +1,47 @@
+"""Device, dtype and threads, decided in one place.
+
+Threads: with two threads while any other process is busy, small parallel regions wait for a lost core and a forward
+pass takes up to 50 times as long. So background training takes one thread, and the page takes them all.
+"""
+
+import os
+from typing import Literal
+
+import torch
+
+Use = Literal["interactive", "background"]
+
+
+def choose_device() -> torch.device:
+    """The first CUDA GPU, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where its matrix products are fast (GPUs, CPUs with AMX or AVX-512 bf16), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and cpu_has_fast_bf16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def cpu_has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware."""
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(bool(cpu.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def set_threads(use: Use) -> int:
+    """Set torch's thread count for a kind of work and return it. ``OMP_NUM_THREADS`` has the last word."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        count = int(asked)
+    else:
+        count = 1 if use == "background" else (os.cpu_count() or 1)
+    torch.set_num_threads(count)
+    return count

@@ -1,0 +1,71 @@
+"""Atomic writes: a file or folder is there whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vggrpo.runtime.errors import UserError
+
+RUN_MARKER = "manifest.json"
+"""The file that tells a run folder from a folder that holds something else of the user's."""
+
+
+def require_writable(folder: Path) -> None:
+    """Raise a UserError unless ``folder`` can be made or written; nothing is left behind."""
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"{folder} cannot be made: {parent} is a file; choose another output folder.")
+    try:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".vggrpo-"):
+            pass
+    except OSError as error:
+        reason = error.strerror or "no permission"
+        raise UserError(f"{parent} is not writable ({reason}); choose another output folder.") from error
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """``atomic_write_bytes`` in UTF-8."""
+    atomic_write_bytes(path, text.encode())
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """A hidden sibling folder to build in, moved to ``out`` when the block ends and removed when it fails.
+
+    An existing ``out`` is replaced only if it is empty or an earlier run folder; anything else raises a UserError.
+    """
+    if out.exists():
+        if not out.is_dir():
+            raise UserError(f"{out} is a file; choose another output folder.")
+        if any(out.iterdir()) and not (out / RUN_MARKER).is_file():
+            raise UserError(f"{out} holds other files; choose an empty or new output folder.")
+    require_writable(out.parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    building.chmod(0o755)
+    try:
+        yield building
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(building, out)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise

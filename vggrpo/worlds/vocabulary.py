@@ -87,7 +87,7 @@ def compose_caption(
     """The one sentence of a scene, for example
     ``a red sphere and a blue cube on a grey checkered floor, the red sphere hops, the camera orbits left``.
     """
-    nouns = [f"{{'an' if item.colour[0] in 'aeiou' else 'a'}} {item.noun}" for item in objects]
+    nouns = [f"{'an' if item.colour[0] in 'aeiou' else 'a'} {item.noun}" for item in objects]
     scene = f"{' and '.join(nouns)} on a {floor_colour} {floor_pattern} floor"
     motions = [f"the {item.noun} {OBJECT_MOTIONS[item.motion]}" for item in objects if item.motion != "still"]
     return ", ".join([scene, *motions, CAMERA_MOVES[camera_move]])

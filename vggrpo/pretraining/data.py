@@ -52,6 +52,14 @@ class ClipCache:
         except (FileNotFoundError, SafetensorError):
             return self.clip(seed).rgb
 
+    def frames(self, seed: int, *, start: int, count: int) -> UInt8[np.ndarray, "n H W 3"]:
+        """Frames ``start`` to ``start + count`` of a seed's clip, reading no others."""
+        try:
+            with safe_open(self._path(seed), framework="numpy") as file:
+                return file.get_slice("rgb")[start : start + count]
+        except (FileNotFoundError, SafetensorError):
+            return self.clip(seed).rgb[start : start + count]
+
     def caption(self, seed: int) -> str:
         """Only the caption of a seed's clip."""
         try:

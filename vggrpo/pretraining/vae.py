@@ -1,0 +1,239 @@
+"""``pretrain vae``: the embedded video VAE, a genuine ``AutoencoderKLWan`` of Wan 2.2's residual kind, small.
+
+Learns from crops: single frames first (colour appears fastest there), then short clips, then whole frames.
+Loss: L1 on pixels and on their spatial differences, a small KL term, ‖·‖ of chroma logged apart (a grey VAE has a fair
+L1 and no chroma).
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
+from vggrpo.pretraining.data import ClipCache, default_cache
+from vggrpo.runtime.device import choose_dtype, set_threads
+from vggrpo.runtime.training import LoopConfig, Step, TrainingLoop, TrainingResult
+from vggrpo.worlds import FIRST_TRAINING_SEED
+
+LOG_VARIANCE_AT_START = -6.0
+MAX_SHARD = "8MB"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaeArchitecture:
+    """Sizes of ``AutoencoderKLWan``: 8× in space (2× of it by patches), 4× in time, 16 channels."""
+
+    base_dim: int = 32
+    decoder_base_dim: int = 32
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 2)
+    num_res_blocks: int = 1
+    patch_size: int = 2
+
+    def build(self) -> AutoencoderKLWan:
+        """A fresh model whose posterior starts narrow."""
+        channels = 3 * self.patch_size**2
+        model = AutoencoderKLWan(
+            base_dim=self.base_dim,
+            decoder_base_dim=self.decoder_base_dim,
+            z_dim=self.z_dim,
+            dim_mult=list(self.dim_mult),
+            num_res_blocks=self.num_res_blocks,
+            attn_scales=[],
+            temperal_downsample=[True] * (len(self.dim_mult) - 1),
+            latents_mean=[0.0] * self.z_dim,
+            latents_std=[1.0] * self.z_dim,
+            is_residual=True,
+            in_channels=channels,
+            out_channels=channels,
+            patch_size=self.patch_size,
+            scale_factor_spatial=self.patch_size * 2 ** (len(self.dim_mult) - 1),
+        )
+        torch.nn.init.constant_(model.quant_conv.bias[self.z_dim :], LOG_VARIANCE_AT_START)
+        torch.nn.init.zeros_(model.quant_conv.weight[self.z_dim :])
+        return model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaeTraining:
+    """Settings of ``pretrain vae``."""
+
+    architecture: VaeArchitecture = field(default_factory=VaeArchitecture)
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=6000,
+            learning_rate=4e-4,
+            warmup_steps=200,
+            ema_decay=0.995,
+            checkpoint_every=250,
+            sample_every=500,
+        )
+    )
+    clips: int = 1500
+    """Size of the pool of training clips."""
+    clips_at_start: int = 300
+    """The pool grows by a clip every second step, so that training can begin while clips are still being rendered."""
+    num_frames: int = 17
+    size: int = 128
+    crop: int = 64
+    single_frames: int = 16
+    """Crops a step in the first phase."""
+    clip_frames: int = 9
+    clips_a_step: int = 2
+    phases: tuple[float, float] = (0.2, 0.9)
+    """Fractions of the run at which clips and whole frames begin."""
+    gradient_weight: float = 0.5
+    kl_weight: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconstruction:
+    """Held-out reconstruction: PSNR in dB over whole clips, and the correlation of chroma."""
+
+    psnr: float
+    psnr_first_frame: float
+    chroma_correlation: float
+    clips: int
+
+
+def pretrain_vae(config: VaeTraining, out: Path, *, resume: bool = False) -> TrainingResult:
+    """Train, and when finished write the diffusers folder ``out/vae`` with latent statistics and ``out/vae.json``."""
+    set_threads("background")
+    torch.manual_seed(config.loop.seed)
+    model = config.architecture.build().to(choose_dtype(torch.device("cpu")))
+    cache = ClipCache(folder=default_cache(), num_frames=config.num_frames, size=config.size)
+    loop = TrainingLoop({"vae": model}, config.loop, out)
+
+    def losses(step: Step) -> dict[str, Tensor]:
+        return vae_losses(model, sample_batch(cache, config, step), config, step.generator)
+
+    def sample(step: int) -> None:
+        save_reconstructions(VideoVAE(model=model), cache, out / "samples" / f"step-{step:06d}.png")
+
+    result = loop.run(losses, resume=resume, sample=sample)
+    if result.finished:
+        loop.use_ema()
+        _export(model, cache, config, result, out)
+    return result
+
+
+def sample_batch(cache: ClipCache, config: VaeTraining, step: Step) -> Float[Tensor, "B 3 n h w"]:
+    """Random crops of the phase that ``step`` falls into, in [-1, 1]."""
+    single = step.fraction < config.phases[0] or (step.fraction < config.phases[1] and step.index % 4 == 0)
+    whole = step.fraction >= config.phases[1] and step.index % 2 == 0
+    count = config.single_frames if single else 1 if whole else config.clips_a_step
+    frames = 1 if single else config.clip_frames
+    crop = config.size if whole else config.crop
+    pool = min(config.clips, config.clips_at_start + step.index // 2)
+    crops = []
+    for _ in range(count):
+        seed = FIRST_TRAINING_SEED + int(step.rng.integers(pool))
+        start = int(step.rng.integers(config.num_frames - frames + 1))
+        row, column = (int(value) for value in step.rng.integers(0, config.size - crop + 1, size=2))
+        clip = cache.frames(seed, start=start, count=frames)[:, row : row + crop, column : column + crop]
+        crops.append(clip[:, :, ::-1] if step.rng.random() < 0.5 else clip)
+    return video_from_frames(torch.from_numpy(np.ascontiguousarray(np.stack(crops))))
+
+
+def vae_losses(
+    model: AutoencoderKLWan,
+    video: Float[Tensor, "B 3 n h w"],
+    config: VaeTraining,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """L1 + differences + KL; the posterior's sample is drawn in fp32 from ``generator``."""
+    posterior = model.encode(video.to(model.dtype)).latent_dist
+    mean = posterior.mean.float()
+    log_variance = posterior.logvar.float()
+    noise = torch.randn(mean.shape, generator=generator)
+    sample = mean + torch.exp(0.5 * log_variance) * noise
+    # Not `decode`: it clamps, and a clamped pixel has no gradient.
+    decoded = _decode_unclamped(model, sample.to(model.dtype)).float()
+    error = decoded - video
+    pixel = error.abs().mean()
+    slope = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+    chroma = (error - error.mean(1, keepdim=True)).abs().mean()
+    loss = pixel + config.gradient_weight * slope + config.kl_weight * kl
+    psnr = -10.0 * torch.log10(error.square().mean() / 4.0 + 1e-10)
+    return {"loss": loss, "pixel": pixel, "slope": slope, "kl": kl, "chroma": chroma, "psnr": psnr}
+
+
+def _decode_unclamped(model: AutoencoderKLWan, latents: Float[Tensor, "B C T h w"]) -> Float[Tensor, "B 3 N H W"]:
+    """``model.decode`` before its clamp: frame by frame of latents through the causal decoder and its cache."""
+    model.clear_cache()
+    hidden = model.post_quant_conv(latents)
+    chunks = []
+    for index in range(hidden.shape[2]):
+        model._conv_idx = [0]  # noqa: SLF001 - the causal cache's cursor has no public name
+        chunk = hidden[:, :, index : index + 1]
+        cache = {"feat_cache": model._feat_map, "feat_idx": model._conv_idx}  # noqa: SLF001
+        chunks.append(model.decoder(chunk, first_chunk=index == 0, **cache))
+    model.clear_cache()
+    video = torch.cat(chunks, dim=2)
+    patch = model.config.patch_size or 1
+    batch, channels, frames, height, width = video.shape
+    # Wan's patches are channels first, then column offset, then row offset.
+    video = video.view(batch, channels // patch**2, patch, patch, frames, height, width)
+    video = video.permute(0, 1, 4, 5, 3, 6, 2)
+    return video.reshape(batch, channels // patch**2, frames, height * patch, width * patch)
+
+
+@torch.no_grad()
+def reconstruction_quality(vae: VideoVAE, cache: ClipCache, *, clips: int = 16) -> Reconstruction:
+    """PSNR over held-out clips (seeds 0, 1, …)."""
+    errors = []
+    first_errors = []
+    chroma = []
+    for seed in range(clips):
+        video = video_from_frames(torch.from_numpy(cache.rgb(seed))[None])
+        decoded = vae.decode(vae.encode(video))
+        error = (decoded - video).square() / 4.0
+        errors.append(float(error.mean()))
+        first_errors.append(float(error[:, :, 0].mean()))
+        pair = [(clip - clip.mean(1, keepdim=True)).flatten() for clip in (decoded, video)]
+        chroma.append(float(torch.corrcoef(torch.stack(pair))[0, 1]))
+    return Reconstruction(
+        psnr=round(float(-10 * np.log10(np.mean(errors))), 2),
+        psnr_first_frame=round(float(-10 * np.log10(np.mean(first_errors))), 2),
+        chroma_correlation=round(float(np.mean(chroma)), 3),
+        clips=clips,
+    )
+
+
+@torch.no_grad()
+def save_reconstructions(vae: VideoVAE, cache: ClipCache, path: Path, *, seeds: tuple[int, ...] = (0, 1, 2, 3)) -> None:
+    """A grid: for each held-out seed a row of frames 0, 4, 8, 12, 16 and the row of their reconstructions."""
+    rows = []
+    for seed in seeds:
+        frames = cache.rgb(seed)
+        decoded = frames_from_video(vae.decode(vae.encode(video_from_frames(torch.from_numpy(frames)[None]))))[0]
+        rows += [np.concatenate(list(clip[::4]), axis=1) for clip in (frames, decoded.numpy())]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+@torch.no_grad()
+def _export(model: AutoencoderKLWan, cache: ClipCache, config: VaeTraining, result: TrainingResult, out: Path) -> None:
+    """Latent statistics over training clips, weights in bf16, held-out quality."""
+    vae = VideoVAE(model=model.eval())
+    latents = []
+    for index in range(min(64, config.clips)):
+        frames = torch.from_numpy(cache.rgb(FIRST_TRAINING_SEED + index))[None]
+        latents.append(vae.encode(video_from_frames(frames)).tensor)
+    stacked = torch.cat(latents)
+    model.register_to_config(
+        latents_mean=[round(value, 4) for value in stacked.mean((0, 2, 3, 4)).tolist()],
+        latents_std=[round(value, 4) for value in stacked.std((0, 2, 3, 4)).tolist()],
+    )
+    model.to(torch.bfloat16).save_pretrained(out / "vae", safe_serialization=True, max_shard_size=MAX_SHARD)
+    quality = reconstruction_quality(vae, cache)
+    report = {"steps": result.steps_done, "seconds": round(result.seconds), "held_out": asdict(quality)}
+    (out / "vae.json").write_text(json.dumps(report, indent=2))

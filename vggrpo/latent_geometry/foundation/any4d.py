@@ -14,11 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vggrpo.geometry.so3 import matrix_from_quaternion
 from vggrpo.latent_geometry.foundation.any4d_adapter import to_scene_geometry
 from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
 from vggrpo.latent_geometry.foundation.any4d_dpt import DPTFeature, DPTRegressor
 from vggrpo.latent_geometry.foundation.any4d_heads import PoseHead, ScaleHead
-from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput, rotation_from_quaternion
+from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.any4d_sharing import AlternatingAttention, SharedFeatures
 from vggrpo.latent_geometry.foundation.any4d_vit import NORM_EPSILON, VisionTransformer
 from vggrpo.latent_geometry.foundation.base import Grid
@@ -30,7 +31,7 @@ NORM_FLOOR = 1e-8
 DENSE_CHANNELS = 6  # ray 3, distance, confidence, mask
 FLOW_CHANNELS = 3
 # Their outputs are geometry to three or more digits; bfloat16 has two and a half.
-FULL_PRECISION_MODULES = ("pose_head", "scale_head")
+FULL_PRECISION_PREFIXES = ("pose_head.", "scale_head.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +117,9 @@ class Any4D(nn.Module):
 
     def to_bfloat16(self) -> "Any4D":
         """Hold the weights in bfloat16, except the heads whose outputs need more digits; returns the model."""
-        self.to(torch.bfloat16)
-        for name in FULL_PRECISION_MODULES:
-            self.get_submodule(name).float()
+        for name, parameter in self.named_parameters():
+            if not name.startswith(FULL_PRECISION_PREFIXES):
+                parameter.data = parameter.data.to(torch.bfloat16)
         return self
 
     def position_embedding(self, grid: Grid) -> Float[Tensor, "1 patches C"]:
@@ -229,7 +230,7 @@ def assemble(
     camera_points = rays * distance
     own_quaternion = quaternion if frames is None else quaternion.index_select(1, frames)
     own_translation = translation if frames is None else translation.index_select(1, frames)
-    rotation = rotation_from_quaternion(own_quaternion)
+    rotation = matrix_from_quaternion(own_quaternion)
     points = torch.einsum("bnij,bnhwj->bnhwi", rotation, camera_points) + own_translation[:, :, None, None]
     mask: Bool[Tensor, "B M H W"] = logits.sigmoid() > 0.5
     return Any4DOutput(

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput, rotation_from_quaternion
+from vggrpo.geometry.projection import rigid_inverse
+from vggrpo.geometry.so3 import matrix_from_quaternion
+from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.types import SceneGeometry
 
 # A point of view 0 lands on view i's surface if its depth there agrees to this share; otherwise it is hidden.
@@ -29,10 +31,10 @@ def to_scene_geometry(output: Any4DOutput) -> SceneGeometry:
     points = torch.einsum("bnij,bnhwj->bnhwi", rotation, output.pts3d_cam) + centre[:, :, None, None]
     depth = output.pts3d_cam[..., 2]
     valid = output.non_ambiguous_mask & (depth > MIN_DEPTH)
-    anchor = rotation_from_quaternion(output.cam_quats[:, 0])
+    anchor = matrix_from_quaternion(output.cam_quats[:, 0])
     flow = torch.einsum("bji,bnhwj->bnhwi", anchor, output.scene_flow)
     geometry = SceneGeometry(
-        camera_from_world=invert_rigid(world_from_camera),
+        camera_from_world=rigid_inverse(world_from_camera),
         intrinsics=intrinsics_from_rays(output.ray_directions),
         depth=depth,
         points=points,
@@ -48,7 +50,7 @@ def anchored_poses(
     quaternion: Float[Tensor, "B N 4"], translation: Float[Tensor, "B N 3"]
 ) -> Float[Tensor, "B N 4 4"]:
     """World-from-camera matrices in the frame of camera 0: T_0⁻¹ T_i, with exactly the identity for i = 0."""
-    rotation = rotation_from_quaternion(quaternion)
+    rotation = matrix_from_quaternion(quaternion)
     back = rotation[:, :1].transpose(-1, -2)
     relative_rotation = back @ rotation[:, 1:]
     relative_centre = (back @ (translation[:, 1:] - translation[:, :1])[..., None])[..., 0]
@@ -61,13 +63,6 @@ def rigid_matrix(rotation: Float[Tensor, "*batch 3 3"], translation: Float[Tenso
     top = torch.cat([rotation, translation[..., None]], dim=-1)
     bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
     return torch.cat([top, bottom], dim=-2)
-
-
-def invert_rigid(matrix: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
-    """Inverse of rigid transforms: [Rᵀ, -Rᵀ t]."""
-    back = matrix[..., :3, :3].transpose(-1, -2)
-    # Addition of zero turns the -0.0 of a negated zero translation into 0.0.
-    return rigid_matrix(back, -(back @ matrix[..., :3, 3:])[..., 0] + 0.0)
 
 
 def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N 3 3"]:

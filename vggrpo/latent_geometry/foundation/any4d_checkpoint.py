@@ -1,16 +1,23 @@
 """Any4D weights from a file: official checkpoints and our own, with every difference reported by name."""
 
-import pickle
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251 - only the error by which torch.load refuses code in a file
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vggrpo.latent_geometry.foundation.any4d import Any4D
+from vggrpo.latent_geometry.foundation.any4d import FULL_PRECISION_PREFIXES, Any4D
+from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
 from vggrpo.runtime.errors import UserError
+from vggrpo.runtime.files import atomic_write_text
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
 
 # Encoders of geometric inputs (poses, depths, rays, flow): unused where the input is a video.
 DROPPED_SUBMODULES = (
@@ -114,9 +121,45 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path} is not a readable safetensors file ({error}); fetch or train it again") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a readable checkpoint ({error}); fetch it again") from error
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict of tensors")
     return state
+
+
+def save_any4d(model: Any4D, folder: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` (bfloat16, except the heads that need more digits).
+
+    Half the size of float32; the rounding (2⁻⁹ relative) is that of the numbers the model was trained with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    halved = {name for name, _ in model.named_parameters() if not name.startswith(FULL_PRECISION_PREFIXES)}
+    tensors = {
+        name: (tensor.to(torch.bfloat16) if name in halved else tensor).detach().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, folder / WEIGHTS_NAME)
+    atomic_write_text(folder / CONFIG_NAME, json.dumps(asdict(model.config), indent=2) + "\n")
+
+
+def load_any4d(folder: Path) -> Any4D:
+    """A model from a folder that ``save_any4d`` wrote, in float32 and evaluation mode.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not fit.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise UserError(f"no {CONFIG_NAME} in {folder}: this is no folder of a geometry model")
+    try:
+        values = json.loads(path.read_text())
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        config = Any4DConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} does not describe a geometry model ({error}); fetch or train it again") from error
+    model = Any4D(config)
+    state = {name: tensor.float() for name, tensor in read_state(folder / WEIGHTS_NAME).items()}
+    load_any4d_weights(model, state)
+    return model.eval()

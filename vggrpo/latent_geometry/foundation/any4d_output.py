@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -29,20 +28,3 @@ class Any4DOutput:
     non_ambiguous_mask: Bool[Tensor, "B M H W"]
     non_ambiguous_mask_logits: Float[Tensor, "B M H W"]
     flow_grid: FlowGrid
-
-
-def rotation_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
-    """Rotation matrices of unit quaternions x, y, z, w."""
-    x, y, z, w = quaternion.unbind(-1)
-    entries = (
-        1 - 2 * (y * y + z * z),
-        2 * (x * y - z * w),
-        2 * (x * z + y * w),
-        2 * (x * y + z * w),
-        1 - 2 * (x * x + z * z),
-        2 * (y * z - x * w),
-        2 * (x * z - y * w),
-        2 * (y * z + x * w),
-        1 - 2 * (x * x + y * y),
-    )
-    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))

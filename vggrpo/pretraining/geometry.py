@@ -1,0 +1,141 @@
+"""``pretrain geometry``: the embedded geometry model Φ, trained on the procedural world's exact truth.
+
+Two kinds of steps are mixed: several clips of a few frames (cheap and varied), and, more and more often, whole clips as
+the model will be used. In whole clips the transformer sees every frame and the dense heads a few of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
+from vggrpo.latent_geometry.foundation.any4d_checkpoint import save_any4d
+from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY, Any4DConfig
+from vggrpo.latent_geometry.foundation.base import GeometryModel
+from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_metrics
+from vggrpo.pretraining.data import ClipCache, default_cache
+from vggrpo.pretraining.geometry_batches import GeometryBatch, choose_frames, degrade, make_batch
+from vggrpo.pretraining.geometry_losses import GeometryLossWeights, geometry_losses
+from vggrpo.runtime.device import choose_dtype, set_threads
+from vggrpo.runtime.training import LoopConfig, Step, TrainingLoop, TrainingResult
+from vggrpo.types import WorldClip
+from vggrpo.worlds import FIRST_TRAINING_SEED
+
+HELD_OUT_CLIPS = 32
+NUM_FRAMES = 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryTraining:
+    """Everything that decides the result of ``pretrain geometry``.
+
+    A step costs ``short_clips`` × ``short_frames`` frames, or ``whole_clips`` whole clips with ``dense_frames`` dense
+    outputs each; the share of whole-clip steps rises linearly from ``whole_share[0]`` to ``whole_share[1]``.
+    """
+
+    model: Any4DConfig
+    loop: LoopConfig
+    weights: GeometryLossWeights = field(default_factory=GeometryLossWeights)
+    num_clips: int = 2000
+    image_size: int = 128
+    short_clips: int = 3
+    short_frames: tuple[int, int] = (3, 6)
+    whole_clips: int = 2
+    dense_frames: int = 4
+    whole_share: tuple[float, float] = (0.1, 0.9)
+    bfloat16: bool = True
+
+
+TINY_TRAINING = GeometryTraining(
+    model=TINY,
+    loop=LoopConfig(
+        steps=2500,
+        learning_rate=6e-4,
+        warmup_steps=150,
+        final_learning_rate=0.02,
+        weight_decay=0.01,
+        ema_decay=0.998,
+        checkpoint_every=100,
+    ),
+)
+"""The embedded model's training: about an hour on one CPU core."""
+
+DEBUG_TRAINING = GeometryTraining(
+    model=DEBUG,
+    loop=LoopConfig(steps=4, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, checkpoint_every=2),
+    num_clips=2,
+    image_size=32,
+    short_clips=1,
+    short_frames=(2, 3),
+    whole_clips=1,
+    dense_frames=2,
+    bfloat16=False,
+)
+"""Seconds, for tests."""
+
+
+def pretrain_geometry(
+    training: GeometryTraining, *, out: Path, resume: bool = False, cache: Path | None = None
+) -> TrainingResult:
+    """Train Φ; writes checkpoints and metrics to ``out``, and at the end the averaged weights to ``out/model``.
+
+    Raises:
+        UserError: ``out`` holds another run, or cannot be written.
+    """
+    set_threads("background")
+    torch.manual_seed(training.loop.seed)
+    model = Any4D(training.model)
+    if training.bfloat16 and choose_dtype(torch.device("cpu")) == torch.bfloat16:
+        model.to_bfloat16()
+    clips = ClipCache(folder=cache or default_cache(), size=training.image_size)
+    loop = TrainingLoop({"geometry": model}, training.loop, out)
+
+    def losses(step: Step) -> dict[str, torch.Tensor]:
+        batch = draw_batch(step, training, clips=clips)
+        images = degrade(batch.images, rng=step.rng, generator=step.generator)
+        output = model(images, selection=FrameSelection(offsets=batch.offsets, dense=batch.dense))
+        return geometry_losses(output, batch, weights=training.weights)
+
+    result = loop.run(losses, resume=resume)
+    if result.finished:
+        model.float()
+        loop.use_masters()
+        loop.use_ema()
+        save_any4d(model, out / "model")
+    return result
+
+
+def draw_batch(step: Step, training: GeometryTraining, *, clips: ClipCache) -> GeometryBatch:
+    """The batch of a step, from the step's own random numbers."""
+    low, high = training.whole_share
+    is_whole = step.rng.random() < low + (high - low) * step.fraction
+    if is_whole:
+        count, frames = training.whole_clips, np.arange(NUM_FRAMES)
+        dense = np.sort(step.rng.choice(NUM_FRAMES, size=training.dense_frames, replace=False))
+    else:
+        count = training.short_clips
+        length = int(step.rng.integers(training.short_frames[0], training.short_frames[1] + 1))
+        frames = choose_frames(step.rng, total=NUM_FRAMES, count=length)
+        dense = np.arange(length)
+    seeds = FIRST_TRAINING_SEED + step.rng.choice(training.num_clips, size=count, replace=False)
+    return make_batch([clips.clip(int(seed)) for seed in seeds], frames=frames, dense=dense)
+
+
+def held_out_clips(count: int = HELD_OUT_CLIPS, *, cache: ClipCache) -> Iterator[WorldClip]:
+    """Clips that no training sees: seeds 0, 1, …"""
+    for seed in range(count):
+        yield cache.clip(seed)
+
+
+@torch.no_grad()
+def evaluate_geometry_model(model: GeometryModel, clips: Sequence[WorldClip] | Iterator[WorldClip]) -> GeometryMetrics:
+    """Φ on whole clips against their truth."""
+    results = []
+    for clip in clips:
+        images = torch.from_numpy(clip.rgb).permute(0, 3, 1, 2)[None].float() / 255
+        moving = torch.from_numpy(clip.moving)[None]
+        results.append(geometry_metrics(model.geometry(images), true=clip.geometry.to_scene(), moving=moving))
+    return combine(results)

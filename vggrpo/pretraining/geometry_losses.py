@@ -1,0 +1,157 @@
+"""Losses of the geometry model against exact truth, each one by itself.
+
+Lengths are compared in units of the scene: the prediction divided by its own metric factor, the truth by its scene
+scale. So the factor alone answers for metric size, and every other term is as strong in a small scene as in a large one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vggrpo.geometry.projection import camera_centres, rigid_inverse
+from vggrpo.geometry.scene_scale import scene_scale
+from vggrpo.geometry.so3 import matrix_from_quaternion, safe_norm
+from vggrpo.latent_geometry.foundation.any4d_adapter import rigid_matrix
+from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
+from vggrpo.pretraining.geometry_batches import GeometryBatch
+from vggrpo.types import SceneGeometry
+
+# Reward of confidence: conf · error - CONFIDENCE_REWARD · log conf is smallest at conf = CONFIDENCE_REWARD / error.
+CONFIDENCE_REWARD = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryLossWeights:
+    """Weight of each loss by its log name (``loss/<name>``)."""
+
+    scale: float = 0.2
+    rotation: float = 2.0
+    translation: float = 2.0
+    step_rotation: float = 4.0
+    step_translation: float = 4.0
+    rays: float = 2.0
+    depth: float = 1.0
+    depth_edges: float = 1.0
+    points: float = 0.5
+    flow_moving: float = 10.0
+    flow_static: float = 10.0
+    confidence: float = 0.05
+    mask: float = 0.2
+
+
+def geometry_losses(
+    output: Any4DOutput, batch: GeometryBatch, *, weights: GeometryLossWeights
+) -> dict[str, Float[Tensor, ""]]:
+    """All losses as ``loss/<name>``, unweighted, and their weighted sum ``loss``."""
+    scale = scene_scale(batch.truth.depth, valid=batch.truth.valid)
+    factor = output.metric_scaling_factor[:, 0, 0]
+    terms = {"scale": (factor.log() - scale.log()).abs().mean()}
+    terms |= pose_losses(output, batch.truth, scale=scale, factor=factor)
+    truth = batch.truth.map(lambda tensor: tensor.index_select(1, batch.dense))
+    terms |= dense_losses(output, truth, scale=scale, factor=factor)
+    terms |= flow_losses(output, batch, scale=scale, factor=factor)
+    total = sum(getattr(weights, name) * value for name, value in terms.items())
+    return {"loss": torch.as_tensor(total), **{f"loss/{name}": value for name, value in terms.items()}}
+
+
+def pose_losses(
+    output: Any4DOutput, truth: SceneGeometry, *, scale: Float[Tensor, " B"], factor: Float[Tensor, " B"]
+) -> dict[str, Tensor]:
+    """Poses in the world, and from each frame to the next (what the smoothness of a motion is made of).
+
+    Rotations by the Frobenius norm of their difference (√8 sin of half the angle), translations in scene scales.
+    """
+    rotation = matrix_from_quaternion(output.cam_quats)
+    estimated = rigid_matrix(rotation, output.cam_trans / factor[:, None, None])
+    true = rigid_inverse(truth.camera_from_world)
+    true = rigid_matrix(true[..., :3, :3], camera_centres(truth.camera_from_world) / scale[:, None, None])
+    estimated_step = rigid_inverse(estimated[:, :-1]) @ estimated[:, 1:]
+    true_step = rigid_inverse(true[:, :-1]) @ true[:, 1:]
+    return {
+        "rotation": _rotation_distance(estimated, true),
+        "translation": safe_norm(estimated[..., :3, 3] - true[..., :3, 3]).mean(),
+        "step_rotation": _rotation_distance(estimated_step, true_step),
+        "step_translation": safe_norm(estimated_step[..., :3, 3] - true_step[..., :3, 3]).mean(),
+    }
+
+
+def dense_losses(
+    output: Any4DOutput, truth: SceneGeometry, *, scale: Float[Tensor, " B"], factor: Float[Tensor, " B"]
+) -> dict[str, Tensor]:
+    """Rays, log distance and its edges, points, confidence and mask of the dense frames."""
+    metres = scale[:, None, None, None]
+    true_rays = rays_of(truth)
+    # True distance along the ray: z-depth over the ray's z.
+    true_distance = truth.depth / true_rays[..., 2]
+    valid = truth.valid
+    true_log = torch.where(valid, true_distance, metres).log() - metres.log()
+    estimated_log = output.depth_along_ray[..., 0].log() - factor[:, None, None, None].log()
+    error = (estimated_log - true_log).abs()
+    points_error = safe_norm(
+        _compressed(output.pts3d / factor[:, None, None, None, None]) - _compressed(truth.points / metres[..., None])
+    )
+    surprise = output.conf * error.detach() - CONFIDENCE_REWARD * output.conf.log()
+    logits = output.non_ambiguous_mask_logits
+    return {
+        "rays": safe_norm(output.ray_directions - true_rays).mean(),
+        "depth": mean_over(error, valid),
+        "depth_edges": edge_loss(estimated_log, true_log, valid=valid),
+        "points": mean_over(points_error, valid),
+        "confidence": mean_over(surprise, valid),
+        "mask": F.binary_cross_entropy_with_logits(logits, valid.to(logits.dtype)),
+    }
+
+
+def flow_losses(
+    output: Any4DOutput, batch: GeometryBatch, *, scale: Float[Tensor, " B"], factor: Float[Tensor, " B"]
+) -> dict[str, Tensor]:
+    """Scene-flow error in scene scales: mean over moving pixels, and over still ones (far more numerous) apart."""
+    true = batch.truth.scene_flow.index_select(1, batch.dense) / scale[:, None, None, None, None]
+    estimated = output.scene_flow / factor[:, None, None, None, None]
+    moving = batch.moving.index_select(1, batch.dense)
+    known = batch.flow_known.index_select(0, batch.dense)[None, :, None, None]
+    valid = batch.truth.valid.index_select(1, batch.dense) & known
+    error = safe_norm(estimated - true)
+    return {"flow_moving": mean_over(error, valid & moving), "flow_static": mean_over(error, valid & ~moving)}
+
+
+def rays_of(scene: SceneGeometry) -> Float[Tensor, "B N H W 3"]:
+    """Unit rays through the pixel centres, camera frame, of a pinhole without skew."""
+    height, width = scene.depth.shape[-2:]
+    options = {"dtype": scene.depth.dtype, "device": scene.depth.device}
+    columns, rows = torch.arange(width, **options) + 0.5, torch.arange(height, **options) + 0.5
+    focal = scene.intrinsics[..., (0, 1), (0, 1)]
+    centre = scene.intrinsics[..., :2, 2]
+    x = (columns - centre[..., :1]) / focal[..., :1]
+    y = (rows - centre[..., 1:]) / focal[..., 1:]
+    x = x[..., None, :].expand(*x.shape[:-1], height, width)
+    y = y[..., :, None].expand_as(x)
+    return F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)
+
+
+def edge_loss(
+    estimated: Float[Tensor, "B M H W"], true: Float[Tensor, "B M H W"], *, valid: Bool[Tensor, "B M H W"]
+) -> Float[Tensor, ""]:
+    """Mean difference of log-distance gradients between neighbours, along rows and columns: sharp, flat surfaces."""
+    difference = estimated - true
+    across = (difference[..., 1:] - difference[..., :-1]).abs()
+    down = (difference[..., 1:, :] - difference[..., :-1, :]).abs()
+    return mean_over(across, valid[..., 1:] & valid[..., :-1]) + mean_over(down, valid[..., 1:, :] & valid[..., :-1, :])
+
+
+def mean_over(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Mean of the marked values; 0 (with a graph) where none is marked."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)
+
+
+def _rotation_distance(first: Float[Tensor, "*batch 4 4"], second: Float[Tensor, "*batch 4 4"]) -> Tensor:
+    return safe_norm((first[..., :3, :3] - second[..., :3, :3]).flatten(-2)).mean()
+
+
+def _compressed(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """x log(1 + ‖x‖) / ‖x‖: near points keep their differences, far ones do not drown them."""
+    norm = safe_norm(points)[..., None].clamp_min(1e-6)
+    return points * (norm.log1p() / norm)

@@ -19,7 +19,6 @@ Conventions
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import numpy as np
 import torch
@@ -68,11 +67,11 @@ class SceneGeometry:
         """B."""
         return self.depth.shape[0]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "SceneGeometry":
         """Apply ``function`` to every tensor, for example ``lambda t: t.to(device)`` or ``lambda t: t[:1]``."""
         return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
-    def detach(self) -> Self:
+    def detach(self) -> "SceneGeometry":
         """The same geometry without its graph."""
         return self.map(torch.Tensor.detach)
 
@@ -117,7 +116,7 @@ class ClipGeometry:
         return SceneGeometry(**tensors, flow_valid=flow)
 
     @classmethod
-    def from_scene(cls, scene: SceneGeometry, index: int = 0) -> Self:
+    def from_scene(cls, scene: SceneGeometry, index: int = 0) -> "ClipGeometry":
         """Video ``index`` of a batch, on the CPU, in float32."""
 
         def to_numpy(tensor: Tensor) -> np.ndarray:

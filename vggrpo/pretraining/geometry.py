@@ -45,7 +45,7 @@ class GeometryTraining:
     short_frames: tuple[int, int] = (3, 6)
     whole_clips: int = 2
     dense_frames: int = 4
-    whole_share: tuple[float, float] = (0.1, 0.9)
+    whole_share: tuple[float, float] = (0.05, 0.7)
     bfloat16: bool = True
 
 

@@ -54,8 +54,8 @@ TINY = Any4DConfig(
     sharing_heads=3,
     sharing_taps=(3, 5),
     max_views=32,
-    dpt_features=48,
-    dpt_layer_dims=(32, 48, 96, 128),
+    dpt_features=32,
+    dpt_layer_dims=(32, 48, 64, 96),
     pose_hidden=192,
     flow_grid="self",
 )

@@ -1,0 +1,1 @@
+"""FIGURE (b), left: the video diffusion transformer as a policy — backbone, noise schedule, sampling."""

@@ -1,0 +1,81 @@
+"""Deterministic sampling: Euler steps of dx = v dt along our own grid, with classifier-free guidance.
+
+One step is a function of its own, so that the progress bar, Cancel and (issue B) stochastic transitions share it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import WanTransformer3DModel
+from jaxtyping import Float
+from torch import Tensor
+
+from vggrpo.policy.backbone import predict_velocity
+from vggrpo.policy.schedule import noise_grid
+from vggrpo.types import Latents
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """What the policy is conditioned on.
+
+    ``negative`` is needed when ``guidance`` differs from 1. ``first_frame`` are normalised latents of one frame.
+    """
+
+    text: Float[Tensor, "B L D"]
+    negative: Float[Tensor, "B L D"] | None = None
+    guidance: float = 1.0
+    first_frame: Float[Tensor, "B C 1 h w"] | None = None
+
+
+def draw_noise(shape: tuple[int, ...], *, seed: int, device: torch.device) -> Float[Tensor, "B C T h w"]:
+    """Initial noise x_1; drawn on the CPU, so that a seed means the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(device)
+
+
+def guided_velocity(
+    transformer: WanTransformer3DModel,
+    latents: Float[Tensor, "B C T h w"],
+    t: float,
+    conditions: Conditions,
+) -> Float[Tensor, "B C T h w"]:
+    """v_uncond + guidance · (v_cond − v_uncond), both in one batch; zero on a given first frame."""
+    batch, _, frames, _, _ = latents.shape
+    fraction = torch.full((batch, frames), t, dtype=torch.float32, device=latents.device)
+    if conditions.first_frame is not None:
+        fraction[:, 0] = 0.0
+    if conditions.guidance == 1.0 or conditions.negative is None:
+        velocity = predict_velocity(transformer, latents, fraction, conditions.text)
+    else:
+        text = torch.cat([conditions.text, conditions.negative.expand_as(conditions.text)])
+        both = predict_velocity(transformer, torch.cat([latents, latents]), torch.cat([fraction, fraction]), text)
+        conditional, unconditional = both.chunk(2)
+        velocity = unconditional + conditions.guidance * (conditional - unconditional)
+    if conditions.first_frame is not None:
+        velocity[:, :, 0] = 0.0
+    return velocity
+
+
+@torch.no_grad()
+def sample_ode(
+    transformer: WanTransformer3DModel,
+    noise: Float[Tensor, "B C T h w"],
+    conditions: Conditions,
+    *,
+    steps: int,
+    shift: float,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Latents:
+    """Noise x_1 to latents x_0 in ``steps`` Euler steps. ``on_step(done, steps)`` may raise to stop."""
+    grid = noise_grid(steps, shift=shift)
+    latents = noise
+    if conditions.first_frame is not None:
+        latents = torch.cat([conditions.first_frame, noise[:, :, 1:]], dim=2)
+    for index in range(steps):
+        velocity = guided_velocity(transformer, latents, float(grid[index]), conditions)
+        latents = latents + float(grid[index + 1] - grid[index]) * velocity
+        if on_step:
+            on_step(index + 1, steps)
+    return Latents(tensor=latents)

@@ -107,6 +107,8 @@ def test_the_camera_goes_where_its_name_says(name: str, axis: int, sign: int) ->
     assert sign * move[axis, 3] > 0.3
     turns = np.linalg.norm(move[:3, :3] - np.eye(3)) > 0.1
     assert turns == name.startswith("orbit")
+    if name.startswith(("truck", "dolly")):  # along one of the camera's own axes, and along no other
+        np.testing.assert_allclose(np.delete(move[:3, 3], axis), 0.0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "sign"), [("pan left", -1), ("pan right", 1)])

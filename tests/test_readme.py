@@ -1,0 +1,63 @@
+"""The README tells the truth: its links lead somewhere, its commands exist, a Space can read its head."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HEAD = dict(re.findall(r"^(\w+): (.*)$", README.split("---\n")[1], flags=re.MULTILINE))
+
+
+def shell_lines() -> list[str]:
+    """Commands of the README's bash blocks, without their comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    return [line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_every_relative_link_leads_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(targets) >= 5
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_every_anchor_is_a_heading() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-")
+        for h in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+
+
+def test_a_space_can_read_the_head() -> None:
+    requirement = re.search(
+        r"^gradio>=([\d.]+),<(\d+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert requirement is not None
+    version = [int(part) for part in HEAD["sdk_version"].split(".")]
+    assert version >= [int(part) for part in requirement[1].split(".")]
+    assert version[0] < int(requirement[2])
+    assert (ROOT / HEAD["app_file"]).is_file()
+    assert len(HEAD["short_description"]) <= 60
+    assert HEAD["license"] == "apache-2.0"
+
+
+def test_the_tree_names_files_that_are_there() -> None:
+    tree = README.split("```\napp.py")[1].split("```")[0]
+    package = ""
+    for line in ("app.py" + tree).splitlines():
+        for name in re.findall(r"(?<!\S)([\w.]+(?:\.py|/))(?=\s{2,}|$)", line):
+            package = name if not line.startswith(" ") else package
+            path = ROOT / name if not line.startswith(" ") else ROOT / package / name
+            assert path.exists(), f"{path} is in the README only"
+
+
+def test_no_placeholder_is_left() -> None:
+    assert "<!--" not in README
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("bash ")])
+def test_every_script_is_there(line: str) -> None:
+    script, command = line.split()[1:3]
+    assert re.search(rf"^  {command}\)", (ROOT / script).read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -1,0 +1,228 @@
+"""A preset's models in memory, and the whole way from a prompt to a run folder."""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vggrpo import __version__
+from vggrpo.generation.models import Models, load_adapter, load_models, remove_adapter
+from vggrpo.generation.request import PHASES, GenerateRequest, Progress, read_first_frame
+from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
+from vggrpo.policy.sampling import Conditions, draw_noise, sample_ode
+from vggrpo.presets import Preset, get_preset
+from vggrpo.rewards import judge
+from vggrpo.runtime import run_folder
+from vggrpo.runtime.device import set_threads
+from vggrpo.runtime.errors import Cancelled, UserError
+from vggrpo.runtime.files import atomic_folder, require_writable
+from vggrpo.runtime.run_folder import RunFolder
+from vggrpo.types import ClipGeometry, Latents, SceneGeometry
+from vggrpo.worlds import vocabulary
+
+OnProgress = Callable[[Progress], None]
+ShouldStop = Callable[[], bool]
+
+# Shares of a warm run's time by phase, measured by `bench generate`; only the first estimate uses them.
+_TYPICAL_SECONDS = {"text": 0.05, "denoise": 3.0, "decode": 0.6, "geometry": 0.4, "rewards": 0.7, "recording": 0.5}
+
+
+@dataclass
+class _Clock:
+    """Times the phases of one run, reports progress and hears Cancel between any two steps."""
+
+    on_progress: OnProgress
+    should_stop: ShouldStop
+    typical: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
+    _phase: str = ""
+    _began: float = 0.0
+
+    def enter(self, phase: str, *, total: int = 1) -> None:
+        """Close the last phase and open the next one."""
+        self.close()
+        self._phase = phase
+        self._began = time.perf_counter()
+        self.report(0, total)
+
+    def report(self, done: int, total: int) -> None:
+        """Report a step; raises Cancelled if the user asked to stop."""
+        if self.should_stop():
+            raise Cancelled
+        elapsed = time.perf_counter() - self._began
+        here = elapsed * (total - done) / done if done else max(self.typical.get(self._phase, 0.0) - elapsed, 0.0)
+        later = sum(self.typical.get(phase, 0.0) for phase in PHASES[PHASES.index(self._phase) + 1 :])
+        self.on_progress(Progress(phase=self._phase, done=done, total=total, seconds_left=here + later))
+
+    def close(self) -> None:
+        """Note how long the open phase took."""
+        if self._phase:
+            self.seconds[self._phase] = round(time.perf_counter() - self._began, 3)
+
+
+def _ignore_progress(_progress: Progress) -> None:
+    """For callers that show none."""
+
+
+def _never_stop() -> bool:
+    """For callers that cannot be cancelled."""
+    return False
+
+
+class Studio:
+    """The models of one preset. Not thread-safe: callers run one job at a time."""
+
+    def __init__(self, preset: Preset, models: Models, *, load_seconds: float) -> None:
+        """Use ``Studio.load``."""
+        self.preset = preset
+        self.models = models
+        self.load_seconds = load_seconds
+        self._typical = dict(_TYPICAL_SECONDS)
+
+    @classmethod
+    def load(cls, preset: str) -> "Studio":
+        """Load a preset by name. Raises a UserError for an unknown preset or a damaged weight file."""
+        chosen = get_preset(preset)
+        set_threads("interactive")
+        began = time.perf_counter()
+        models = load_models(chosen)
+        return cls(chosen, models, load_seconds=round(time.perf_counter() - began, 3))
+
+    @property
+    def vae(self) -> VideoVAE:
+        """The preset's video VAE."""
+        return self.models.vae
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words that the model has never seen; none where the vocabulary is open."""
+        return vocabulary.unknown_words(prompt) if self.preset.closed_vocabulary else []
+
+    @torch.no_grad()
+    def geometry_from_latents(self, latents: Latents) -> SceneGeometry:
+        """Φ_g(z): no video is decoded."""
+        return self.models.latent_geometry(latents)
+
+    @torch.no_grad()
+    def geometry_from_video(self, video: Float[Tensor, "B 3 N H W"]) -> SceneGeometry:
+        """Φ(x) for video in [-1, 1]."""
+        images = (video.transpose(1, 2).to(self.models.device) + 1.0) / 2.0
+        return self.models.geometry.geometry(images)
+
+    def denoise(self, request: GenerateRequest, *, on_step: Callable[[int, int], None] | None = None) -> Latents:
+        """A prompt and a seed to latents z_0."""
+        preset = self.preset
+        self._refuse_long(request.prompt)
+        guidance = preset.guidance if request.guidance is None else request.guidance
+        conditions = Conditions(
+            text=self.models.text.embed(request.prompt),
+            negative=self.models.text.embed(""),
+            guidance=guidance,
+            first_frame=self._first_frame(request.first_frame),
+        )
+        config = self.vae.model.config
+        cells = (preset.height // config.scale_factor_spatial, preset.width // config.scale_factor_spatial)
+        shape = (1, config.z_dim, preset.latent_frames, *cells)
+        noise = draw_noise(shape, seed=request.seed, device=self.models.device)
+        steps = preset.steps if request.steps is None else request.steps
+        if request.adapter is not None:
+            load_adapter(self.models.transformer, request.adapter)
+        try:
+            return sample_ode(
+                self.models.transformer, noise, conditions, steps=steps, shift=preset.flow_shift, on_step=on_step
+            )
+        finally:
+            remove_adapter(self.models.transformer)
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        out: Path,
+        *,
+        on_progress: OnProgress = _ignore_progress,
+        should_stop: ShouldStop = _never_stop,
+    ) -> RunFolder:
+        """Write a whole run folder to ``out``, or nothing. Raises UserError, and Cancelled between any two steps."""
+        require_writable(out.parent)
+        clock = _Clock(on_progress=on_progress, should_stop=should_stop, typical=self._typical)
+        with atomic_folder(out) as folder:
+            clock.enter("text")
+            self._refuse_long(request.prompt)
+            self.models.text.embed(request.prompt)
+            clock.enter("denoise", total=self.preset.steps if request.steps is None else request.steps)
+            latents = self.denoise(request, on_step=clock.report)
+            clock.enter("decode")
+            frames = self._decode(latents)
+            clock.enter("geometry")
+            scene = self.geometry_from_latents(latents)
+            clock.enter("rewards")
+            report = judge(scene)
+            run_folder.write_latents(folder / "latents.safetensors", latents, preset=self.preset.name)
+            run_folder.write_video(folder / "video.mp4", frames, fps=self.preset.fps)
+            run_folder.write_geometry(folder / "geometry.npz", ClipGeometry.from_scene(scene))
+            run_folder.write_rewards(folder / "rewards.json", report.to_json())
+            run_folder.write_error_maps(folder / "error_maps.npz", report.terms)
+            clock.enter("recording")
+            self._record(folder)
+            clock.close()
+            run_folder.write_manifest(folder / "manifest.json", self._manifest(request, folder, clock.seconds))
+        self._typical.update(clock.seconds)
+        return RunFolder(path=out)
+
+    @torch.no_grad()
+    def _decode(self, latents: Latents) -> np.ndarray:
+        """uint8 [N, H, W, 3]."""
+        return frames_from_video(self.vae.decode_normalised(latents))[0].numpy()
+
+    @torch.no_grad()
+    def _first_frame(self, path: Path | None) -> Float[Tensor, "1 C 1 h w"] | None:
+        if path is None:
+            return None
+        image = np.asarray(read_first_frame(path, height=self.preset.height, width=self.preset.width))
+        video = video_from_frames(torch.from_numpy(image.copy())[None, None])
+        return self.vae.encode_normalised(video).tensor
+
+    def _refuse_long(self, prompt: str) -> None:
+        count = self.models.text.count_tokens(prompt)
+        if count > self.preset.max_tokens:
+            raise UserError(f"The prompt has {count} tokens; {self.preset.name} reads at most {self.preset.max_tokens}.")
+
+    @staticmethod
+    def _record(folder: Path) -> None:
+        """The viser recording; its writer is a package of its own, because nothing here knows viser."""
+        from scene_export import record_run
+
+        record_run(folder)
+
+    def _manifest(self, request: GenerateRequest, folder: Path, seconds: dict[str, float]) -> dict[str, object]:
+        libraries = ("torch", "diffusers", "transformers", "viser")
+        return {
+            "kind": "generate",
+            "prompt": request.prompt,
+            "unknown_words": self.unknown_words(request.prompt),
+            "seed": request.seed,
+            "preset": self.preset.name,
+            "adapter": None if request.adapter is None else request.adapter.name,
+            "first_frame": None if request.first_frame is None else request.first_frame.name,
+            "steps": self.preset.steps if request.steps is None else request.steps,
+            "guidance": self.preset.guidance if request.guidance is None else request.guidance,
+            "num_frames": self.preset.num_frames,
+            "fps": self.preset.fps,
+            "height": self.preset.height,
+            "width": self.preset.width,
+            "geometry": "latent",
+            "versions": {
+                "vggrpo": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in libraries},
+            },
+            "device": str(self.models.device),
+            "timings": {"load": self.load_seconds, **seconds},
+            "files": sorted([*(path.name for path in folder.iterdir()), "manifest.json"]),
+        }

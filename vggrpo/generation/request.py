@@ -34,9 +34,7 @@ class GenerateRequest:
         if not self.prompt.strip():
             raise UserError("The prompt is empty: describe a scene, for example 'a red sphere on a grey tiled floor'.")
         if len(self.prompt) > MAX_PROMPT_CHARACTERS:
-            raise UserError(
-                f"The prompt has {len(self.prompt)} characters; give at most {MAX_PROMPT_CHARACTERS}."
-            )
+            raise UserError(f"The prompt has {len(self.prompt)} characters; give at most {MAX_PROMPT_CHARACTERS}.")
         if not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"The seed is {self.seed}; give a whole number from 0 to {MAX_SEED}.")
         if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:

@@ -191,7 +191,9 @@ class Studio:
     def _refuse_long(self, prompt: str) -> None:
         count = self.models.text.count_tokens(prompt)
         if count > self.preset.max_tokens:
-            raise UserError(f"The prompt has {count} tokens; {self.preset.name} reads at most {self.preset.max_tokens}.")
+            raise UserError(
+                f"The prompt has {count} tokens; {self.preset.name} reads at most {self.preset.max_tokens}."
+            )
 
     @staticmethod
     def _record(folder: Path) -> None:

@@ -94,7 +94,7 @@ def _write(path: Path, clip: WorldClip) -> None:
     }
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file(arrays, temporary, metadata={"caption": clip.caption})
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _read(path: Path) -> WorldClip:

@@ -1,7 +1,8 @@
 """Losses of the geometry model against exact truth, each one by itself.
 
 Lengths are compared in units of the scene: the prediction divided by its own metric factor, the truth by its scene
-scale. So the factor alone answers for metric size, and every other term is as strong in a small scene as in a large one.
+scale. So the factor alone answers for metric size, and every other term is as strong in a small scene as in a large
+one.
 """
 
 from dataclasses import dataclass

@@ -68,7 +68,7 @@ class VaeTraining:
     architecture: VaeArchitecture = field(default_factory=VaeArchitecture)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=6000,
+            steps=4200,
             learning_rate=4e-4,
             warmup_steps=200,
             ema_decay=0.995,

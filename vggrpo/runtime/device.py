@@ -39,9 +39,7 @@ def cpu_has_fast_bf16() -> bool:
 def set_threads(use: Use) -> int:
     """Set torch's thread count for a kind of work and return it. ``OMP_NUM_THREADS`` has the last word."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        count = int(asked)
-    else:
-        count = 1 if use == "background" else (os.cpu_count() or 1)
+    free = 1 if use == "background" else os.cpu_count() or 1
+    count = int(asked) if asked.isdigit() and int(asked) > 0 else free
     torch.set_num_threads(count)
     return count

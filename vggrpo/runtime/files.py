@@ -35,7 +35,7 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         Path(name).chmod(0o644)
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -65,7 +65,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         yield building
         if out.exists():
             shutil.rmtree(out)
-        os.replace(building, out)
+        building.replace(out)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise

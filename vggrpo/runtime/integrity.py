@@ -26,4 +26,6 @@ def verify_files(root: Path, manifest: Path) -> None:
         if not path.is_file():
             raise UserError(f"The weight file {path} is missing: check out the repository again (git checkout {path}).")
         if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
-            raise UserError(f"The weight file {path} is truncated or altered: check it out again (git checkout {path}).")
+            raise UserError(
+                f"The weight file {path} is truncated or altered: check it out again (git checkout {path})."
+            )

@@ -222,7 +222,7 @@ class TrainingLoop:
         save_file(tensors, building / "state.safetensors")
         state = {"step": self._step, "seconds": round(seconds, 1), "steps": self.config.steps}
         (building / "state.json").write_text(json.dumps(state))
-        os.replace(building, folder)
+        building.replace(folder)
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -19,7 +19,7 @@ FOCAL_OVER_WIDTH = 0.9
 GROUND_RADIUS = 9.0
 """Metres; beyond it there is sky."""
 FADE = (3.5, 7.5)
-"""Distances from the camera (metres) between which the ground's pattern fades into its mean, and the ground into haze."""
+"""Distances (metres) between which the ground's pattern fades into its mean, and the ground into haze."""
 SKY_HORIZON = np.array([222.0, 230.0, 240.0], dtype=np.float32)
 SKY_ZENITH = np.array([120.0, 168.0, 222.0], dtype=np.float32)
 SKY_ID = 0

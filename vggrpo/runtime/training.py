@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vggrpo.runtime.errors import UserError
-from vggrpo.runtime.files import require_writable
+from vggrpo.runtime.files import atomic_write_text, require_writable
 
 KEPT_CHECKPOINTS = 2
 """Older ones are removed."""
@@ -198,8 +198,11 @@ class TrainingLoop:
             raise UserError(f"{self.out} already holds a training run: add --resume, or choose another output folder.")
         require_writable(self.out)
         (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        for path in reversed(checkpoints):
+        for index, path in reversed(list(enumerate(checkpoints))):
             if self._load(path):
+                # Unreadable newer ones would keep their place when the run comes there again.
+                for broken in checkpoints[index + 1 :]:
+                    shutil.rmtree(broken)
                 return
         if checkpoints:
             raise UserError(f"No checkpoint in {self.out} can be read: choose another output folder and start again.")
@@ -254,11 +257,12 @@ class TrainingLoop:
         return True
 
     def _trim_log(self) -> None:
-        """Drop logged steps that come after the checkpoint: they will be done again."""
+        """Drop logged steps that come after the checkpoint: they will be done again. So will a half-written line."""
         path = self.out / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= self._step]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = [line for line in lines if json.loads(line)["step"] <= self._step]
+            atomic_write_text(path, "".join(kept))
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         rounded = {name: (round(value, 6) if math.isfinite(value) else None) for name, value in metrics.items()}

@@ -3,7 +3,7 @@
 Generated clips are what Φ_g will read in use; training on them closes the gap between the two kinds of latents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,11 +107,3 @@ def _is_whole(path: Path) -> bool:
         return {"latents", "frames"} <= load_file(path).keys()
     except (FileNotFoundError, SafetensorError):
         return False
-
-
-@torch.no_grad()
-def held_out_pairs(cache: ClipCache, vae: VideoVAE, *, count: int) -> Iterator[tuple[Latents, int]]:
-    """Latents of held-out world clips and their seeds 0, 1, …"""
-    for seed in range(count):
-        video = video_from_frames(torch.from_numpy(cache.rgb(seed))[None])
-        yield vae.encode_normalised(video), seed

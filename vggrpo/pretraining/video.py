@@ -18,8 +18,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from vggrpo.latents import VideoVAE, frames_from_video
-from vggrpo.policy.backbone import cast_like_pretrained, encode_text, predict_velocity
+from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
+from vggrpo.policy.backbone import (
+    TextConditioner,
+    cast_like_pretrained,
+    encode_text,
+    load_transformer,
+    predict_velocity,
+)
 from vggrpo.policy.sampling import Conditions, draw_noise, sample_ode
 from vggrpo.policy.schedule import add_noise, shift_noise
 from vggrpo.pretraining.data import ClipCache, default_cache
@@ -138,6 +144,29 @@ def pretrain_video(config: VideoTraining, out: Path, *, resume: bool = False) ->
         report = {"steps": result.steps_done, "seconds": round(result.seconds), **result.last_metrics}
         (out / "video.json").write_text(json.dumps(report, indent=2))
     return result
+
+
+@torch.no_grad()
+def held_out_loss(pipeline: Path, cache: ClipCache, *, clips: int) -> dict[str, float]:
+    """Flow-matching loss of a finished pipeline on held-out clips (seeds 0, 1, …) at nine noise fractions each."""
+    device = torch.device("cpu")
+    dtype = choose_dtype(device)
+    vae = VideoVAE.load(pipeline / "vae", dtype=dtype, device=device)
+    text = TextConditioner.load(pipeline, dtype=torch.float32, device=device, max_tokens=VideoArchitecture().max_tokens)
+    transformer = load_transformer(pipeline, dtype=dtype, device=device)
+    fractions = torch.linspace(0.1, 0.9, 9)
+    errors = torch.zeros(len(fractions))
+    for seed in range(clips):
+        clean = vae.encode_normalised(video_from_frames(torch.from_numpy(cache.rgb(seed))[None])).tensor
+        clean = clean.expand(len(fractions), -1, -1, -1, -1)
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+        fraction = fractions[:, None].expand(-1, clean.shape[2])
+        noisy = add_noise(clean, noise, fraction[:, None, :, None, None])
+        prompt = text.embed(cache.caption(seed)).expand(len(fractions), -1, -1)
+        velocity = predict_velocity(transformer, noisy, fraction, prompt)
+        errors += (velocity - (noise - clean)).square().mean((1, 2, 3, 4)) / clips
+    by_fraction = {f"loss_at_{t:.1f}": round(float(e), 4) for t, e in zip(fractions, errors, strict=True)}
+    return {"loss": round(float(errors.mean()), 4), **by_fraction}
 
 
 def video_losses(

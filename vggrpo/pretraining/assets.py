@@ -1,0 +1,146 @@
+"""``pretrain ship``: finished training runs to shipped weights, measured on held-out seeds, listed in the MANIFEST.
+
+Runs are expected as the commands leave them: ``RUNS/vae``, ``RUNS/video``, ``RUNS/geometry``, ``RUNS/lgm``.
+"""
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from vggrpo.latent_geometry.foundation.any4d_checkpoint import load_any4d
+from vggrpo.latent_geometry.model import LatentGeometryModel
+from vggrpo.latent_geometry.train import STITCHING_NAME, evaluate_latent_geometry
+from vggrpo.latents import VideoVAE, video_from_frames
+from vggrpo.pretraining.data import ClipCache, default_cache
+from vggrpo.pretraining.geometry import evaluate_geometry_model
+from vggrpo.pretraining.vae import reconstruction_quality
+from vggrpo.pretraining.video import held_out_loss
+from vggrpo.runtime.errors import UserError
+from vggrpo.runtime.files import atomic_write_text
+from vggrpo.runtime.integrity import sha256_of
+from vggrpo.types import Latents, WorldClip
+
+MANIFEST = "MANIFEST.json"
+HELD_OUT_CLIPS = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One shipped folder: the run it comes from, the command that made it, and where the run left it."""
+
+    run: str
+    command: str
+    source: str
+    target: str
+
+
+PARTS = (
+    Part(
+        run="vae",
+        command="python -m vggrpo pretrain vae --out RUNS/vae",
+        source="vae",
+        target="tiny/vae",
+    ),
+    Part(
+        run="video",
+        command="python -m vggrpo pretrain video --vae RUNS/vae/vae --out RUNS/video",
+        source="pipeline",
+        target="tiny",
+    ),
+    Part(
+        run="geometry",
+        command="python -m vggrpo pretrain geometry --out RUNS/geometry",
+        source="model",
+        target="tiny-geometry",
+    ),
+    Part(
+        run="lgm",
+        command="python -m vggrpo train-lgm --pipeline RUNS/video/pipeline --geometry RUNS/geometry/model --out RUNS/lgm",
+        source="model",
+        target="tiny-lgm",
+    ),
+)
+
+
+def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dict[str, object]:
+    """Copy finished weights into ``assets``, measure them, write the MANIFEST and return it.
+
+    Raises:
+        UserError: a run is missing or not finished.
+    """
+    for part in PARTS:
+        if not (runs / part.run / part.source).is_dir():
+            raise UserError(f"{runs / part.run} holds no finished run: first run `{part.command}`.")
+    for part in PARTS[1:]:
+        target = assets / part.target
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(runs / part.run / part.source, target)
+    measured = measure_assets(assets, clips=clips)
+    manifest: dict[str, object] = {
+        "made_by": "python -m vggrpo pretrain ship --runs RUNS",
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
+        "held_out_seeds": [0, clips - 1],
+        "parts": {part.run: _describe(part, runs) | {"held_out": measured[part.run]} for part in PARTS},
+        "files": _hashes(assets),
+    }
+    atomic_write_text(assets / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+def measure_assets(assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dict[str, object]:
+    """Held-out numbers of each shipped part, from the very files that ship."""
+    cache = ClipCache(folder=default_cache())
+    vae = VideoVAE.load(assets / "tiny" / "vae", dtype=torch.float32, device=torch.device("cpu"))
+    geometry = load_any4d(assets / "tiny-geometry")
+    latent_geometry = LatentGeometryModel.load(assets / "tiny-lgm", foundation=geometry)
+    latent_geometry.merge_lora()
+    return {
+        "vae": asdict(reconstruction_quality(vae, cache, clips=clips)),
+        "video": held_out_loss(assets / "tiny", cache, clips=clips),
+        "geometry": evaluate_geometry_model(geometry, (cache.clip(seed) for seed in range(clips))).to_json(),
+        "lgm": evaluate_latent_geometry(latent_geometry, _held_out_pairs(cache, vae, clips=clips)).to_json(),
+    }
+
+
+@torch.no_grad()
+def _held_out_pairs(cache: ClipCache, vae: VideoVAE, *, clips: int) -> Iterator[tuple[Latents, WorldClip]]:
+    """Latents of held-out world clips with the clips themselves."""
+    for seed in range(clips):
+        clip = cache.clip(seed)
+        yield vae.encode_normalised(video_from_frames(torch.from_numpy(clip.rgb)[None])), clip
+
+
+def _describe(part: Part, runs: Path) -> dict[str, object]:
+    """How a part was made, from its run folder."""
+    folder = runs / part.run
+    states = sorted((folder / "checkpoints").glob("step-??????/state.json"))
+    if not states:
+        raise UserError(f"{folder} has no checkpoint: run `{part.command}` to its end.")
+    state = json.loads(states[-1].read_text())
+    description: dict[str, object] = {
+        "command": part.command,
+        "seed": 0,
+        "data": "procedural world, training seeds from 1000000",
+        "steps": state["step"],
+        "seconds": state["seconds"],
+    }
+    stitching = folder / STITCHING_NAME
+    if stitching.is_file():
+        description["stitching"] = json.loads(stitching.read_text())
+    return description
+
+
+def _hashes(assets: Path) -> dict[str, dict[str, object]]:
+    """Every file of the shipped folders, relative to ``assets``."""
+    roots = sorted({part.target.split("/", maxsplit=1)[0] for part in PARTS})
+    paths = [path for root in roots for path in sorted((assets / root).rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(assets).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
+    }

@@ -61,7 +61,9 @@ PARTS = (
     ),
     Part(
         run="lgm",
-        command="python -m vggrpo train-lgm --pipeline RUNS/video/pipeline --geometry RUNS/geometry/model --out RUNS/lgm",
+        command=(
+            "python -m vggrpo train-lgm --pipeline RUNS/video/pipeline --geometry RUNS/geometry/model --out RUNS/lgm"
+        ),
         source="model",
         target="tiny-lgm",
     ),

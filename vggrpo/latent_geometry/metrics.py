@@ -49,10 +49,7 @@ def geometry_metrics(
     estimated: SceneGeometry, *, true: SceneGeometry, moving: Bool[Tensor, "B N H W"]
 ) -> GeometryMetrics:
     """Errors of a batch of clips, averaged over the clips."""
-    poses = trajectory_error(
-        estimated.camera_from_world, true=true.camera_from_world, min_baseline=MIN_BASELINE
-    )
-    depth = {"true": true.depth, "valid": true.valid}
+    poses = trajectory_error(estimated.camera_from_world, true=true.camera_from_world, min_baseline=MIN_BASELINE)
     moved = true.valid & moving
     still = true.valid & ~moving
     flow_error = end_point_error(estimated.scene_flow, true=true.scene_flow, valid=moved)
@@ -64,8 +61,10 @@ def geometry_metrics(
         clips=estimated.batch_size,
         rotation_degrees=_mean(poses.rotation),
         translation_direction_degrees=_mean(poses.translation_direction),
-        depth_abs_rel=_mean(depth_abs_rel(estimated.depth, **depth)),
-        depth_abs_rel_metric=_mean(depth_abs_rel(estimated.depth, **depth, align_scale=False)),
+        depth_abs_rel=_mean(depth_abs_rel(estimated.depth, true=true.depth, valid=true.valid)),
+        depth_abs_rel_metric=_mean(
+            depth_abs_rel(estimated.depth, true=true.depth, valid=true.valid, align_scale=False)
+        ),
         flow_relative_epe=_mean(flow_error / flow_size),
         static_flow_metres=_mean(masked_mean(safe_norm(estimated.scene_flow).flatten(1), mask=still.flatten(1))),
         focal_relative=_mean((focal - 1).abs().mean(1)),

@@ -5,7 +5,7 @@ points and scene flow of a whole video in metric scale. The raw output keeps the
 poses, distance along the ray); ``any4d_adapter`` turns it into the project's ``SceneGeometry``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggrpo.geometry.so3 import matrix_from_quaternion
-from vggrpo.latent_geometry.foundation.any4d_adapter import to_scene_geometry
+from vggrpo.latent_geometry.foundation.any4d_adapter import to_decoded_frames, to_scene_geometry
 from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
 from vggrpo.latent_geometry.foundation.any4d_dpt import DPTFeature, DPTRegressor
 from vggrpo.latent_geometry.foundation.any4d_heads import PoseHead, ScaleHead
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.any4d_sharing import AlternatingAttention, SharedFeatures
 from vggrpo.latent_geometry.foundation.any4d_vit import NORM_EPSILON, VisionTransformer
-from vggrpo.latent_geometry.foundation.base import Grid
+from vggrpo.latent_geometry.foundation.base import DecodedFrames, Grid
 from vggrpo.types import SceneGeometry
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -60,6 +60,9 @@ class ImageEncoder(nn.Module):
 
 class Any4D(nn.Module):
     """The geometry foundation model Φ of the 4D family; implements ``base.GeometryModel``."""
+
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, config: Any4DConfig) -> None:
         """Random weights of the sizes in ``config``."""
@@ -140,6 +143,13 @@ class Any4D(nn.Module):
         tokens = vit.embed(normalised.flatten(0, 1).to(vit.patch_embed.proj.weight.dtype))
         return vit.run_blocks(tokens, start=0, stop=upto).unflatten(0, images.shape[:2])
 
+    def encoder_activations(self, images: Float[Tensor, "B N 3 H W"]) -> Iterator[Float[Tensor, "B N S C"]]:
+        """The tokens after block 1, 2, … ``encoder_depth``, in one pass."""
+        tokens = self.encode_tokens(images, upto=0).flatten(0, 1)
+        for block in self.encoder.model.blocks:
+            tokens = block(tokens)
+            yield tokens.unflatten(0, images.shape[:2])
+
     def finish_encoder(self, tokens: Float[Tensor, "B N S C"], *, start: int) -> Float[Tensor, "B N patches C"]:
         """Blocks from ``start`` on, the final norm, and the class token left behind."""
         vit = self.encoder.model
@@ -163,9 +173,7 @@ class Any4D(nn.Module):
             pose=pose, scale=scale, dense=dense, flow=flow, frames=selection.dense, flow_grid=self.config.flow_grid
         )
 
-    def forward(
-        self, images: Float[Tensor, "B N 3 H W"], *, selection: FrameSelection = ALL_FRAMES
-    ) -> Any4DOutput:
+    def forward(self, images: Float[Tensor, "B N 3 H W"], *, selection: FrameSelection = ALL_FRAMES) -> Any4DOutput:
         """Raw output for videos given as images in [0, 1]."""
         features = self.finish_encoder(self.encode_tokens(images, upto=0), start=0)
         return self.predict(features, grid=self.grid_of(images), selection=selection)
@@ -173,6 +181,18 @@ class Any4D(nn.Module):
     def decode(self, features: Float[Tensor, "B N patches C"], *, grid: Grid) -> SceneGeometry:
         """Geometry from the encoder's output, in the project's conventions."""
         return to_scene_geometry(self.predict(features, grid=grid))
+
+    def decode_frames(
+        self, features: Float[Tensor, "B N patches C"], *, grid: Grid, frames: Int[Tensor, " M"]
+    ) -> DecodedFrames:
+        """Cameras of all frames and dense geometry of ``frames``."""
+        if self.config.flow_grid == "self":
+            output = self.predict(features, grid=grid, selection=FrameSelection(dense=frames))
+            return to_decoded_frames(output, frames=frames)
+        # Flow on view 0's pixels can only be carried to a frame's own pixels when its neighbours are there too.
+        scene = self.decode(features, grid=grid)
+        chosen = scene.map(lambda tensor: tensor.index_select(1, frames))
+        return DecodedFrames(camera_from_world=scene.camera_from_world, scene=chosen)
 
     def geometry(self, images: Float[Tensor, "B N 3 H W"]) -> SceneGeometry:
         """Φ(x), in the project's conventions."""
@@ -187,9 +207,7 @@ class Any4D(nn.Module):
         tail = tuple(f"encoder.model.blocks.{index}." for index in range(start, self.encoder_depth))
         prefixes = (*tail, "info_sharing.self_attention_blocks.")
         return [
-            name
-            for name, module in self.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(prefixes)
+            name for name, module in self.named_modules() if isinstance(module, nn.Linear) and name.startswith(prefixes)
         ]
 
     def _pose(self, final: Float[Tensor, "B N patches D"], *, grid: Grid) -> Float[Tensor, "B N 7"]:

@@ -7,12 +7,13 @@ frame exactly; distance along the ray → z-depth; rays → intrinsics; flow on 
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vggrpo.geometry.projection import rigid_inverse
 from vggrpo.geometry.so3 import matrix_from_quaternion
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
+from vggrpo.latent_geometry.foundation.base import DecodedFrames
 from vggrpo.types import SceneGeometry
 
 # A point of view 0 lands on view i's surface if its depth there agrees to this share; otherwise it is hidden.
@@ -26,29 +27,33 @@ def to_scene_geometry(output: Any4DOutput) -> SceneGeometry:
     Pixels whose z-depth is not positive are marked invalid. Flow on the reference grid is carried to own pixels where
     a point of view 0 is seen again; ``flow_valid`` is False everywhere else.
     """
+    scene = to_decoded_frames(output, frames=None).scene
+    return scene if output.flow_grid == "self" else flow_on_own_pixels(scene)
+
+
+def to_decoded_frames(output: Any4DOutput, *, frames: Int[Tensor, " M"] | None) -> DecodedFrames:
+    """Convert an output with dense parts for ``frames`` only (None: all). Flow stays on the grid that it is on."""
     world_from_camera = anchored_poses(output.cam_quats, output.cam_trans)
-    rotation, centre = world_from_camera[..., :3, :3], world_from_camera[..., :3, 3]
+    own = world_from_camera if frames is None else world_from_camera.index_select(1, frames)
+    rotation, centre = own[..., :3, :3], own[..., :3, 3]
     points = torch.einsum("bnij,bnhwj->bnhwi", rotation, output.pts3d_cam) + centre[:, :, None, None]
     depth = output.pts3d_cam[..., 2]
     valid = output.non_ambiguous_mask & (depth > MIN_DEPTH)
     anchor = matrix_from_quaternion(output.cam_quats[:, 0])
-    flow = torch.einsum("bji,bnhwj->bnhwi", anchor, output.scene_flow)
-    geometry = SceneGeometry(
-        camera_from_world=rigid_inverse(world_from_camera),
+    scene = SceneGeometry(
+        camera_from_world=rigid_inverse(own),
         intrinsics=intrinsics_from_rays(output.ray_directions),
         depth=depth,
         points=points,
-        scene_flow=flow,
+        scene_flow=torch.einsum("bji,bnhwj->bnhwi", anchor, output.scene_flow),
         confidence=output.conf,
         valid=valid,
         flow_valid=valid,
     )
-    return geometry if output.flow_grid == "self" else flow_on_own_pixels(geometry)
+    return DecodedFrames(camera_from_world=rigid_inverse(world_from_camera), scene=scene)
 
 
-def anchored_poses(
-    quaternion: Float[Tensor, "B N 4"], translation: Float[Tensor, "B N 3"]
-) -> Float[Tensor, "B N 4 4"]:
+def anchored_poses(quaternion: Float[Tensor, "B N 4"], translation: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 4 4"]:
     """World-from-camera matrices in the frame of camera 0: T_0⁻¹ T_i, with exactly the identity for i = 0."""
     rotation = matrix_from_quaternion(quaternion)
     back = rotation[:, :1].transpose(-1, -2)
@@ -101,8 +106,8 @@ def _fit_axis(
 def flow_on_own_pixels(geometry: SceneGeometry) -> SceneGeometry:
     """Flow given on view 0's pixels (towards each view's time) as flow of own pixels (towards the next frame).
 
-    Point p of view 0 is at X_i = P_0(p) + F_i(p) at time i and moves by F_{i+1}(p) - F_i(p) from there. It is carried to
-    the pixel of view i that sees X_i; pixels that see no point of view 0 keep zero flow and ``flow_valid`` False.
+    Point p of view 0 is at X_i = P_0(p) + F_i(p) at time i and moves by F_{i+1}(p) - F_i(p) from there. It is carried
+    to the pixel of view i that sees X_i; pixels that see no point of view 0 keep zero flow and ``flow_valid`` False.
     """
     reference = geometry.scene_flow
     if geometry.num_frames == 1:

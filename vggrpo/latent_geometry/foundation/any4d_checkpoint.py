@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251 - only the error by which torch.load refuses code in a file
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -154,8 +155,8 @@ def load_any4d(folder: Path) -> Any4D:
     if not path.is_file():
         raise UserError(f"no {CONFIG_NAME} in {folder}: this is no folder of a geometry model")
     try:
-        values = json.loads(path.read_text())
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        given: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         config = Any4DConfig(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a geometry model ({error}); fetch or train it again") from error

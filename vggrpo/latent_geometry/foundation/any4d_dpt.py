@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Map = Float[Tensor, "batch channels rows columns"]
+Resized = Float[Tensor, "batch _ _ _"]
 
 
 class ResidualConvUnit(nn.Module):
@@ -38,7 +39,7 @@ class FusionBlock(nn.Module):
             self.resConfUnit1 = ResidualConvUnit(features)
         self.resConfUnit2 = ResidualConvUnit(features)
 
-    def forward(self, x: Map, skip: Map | None = None) -> Map:
+    def forward(self, x: Map, skip: Map | None = None) -> Resized:
         """Return a map of twice the size; the 1 × 1 convolution runs before the resize where it commutes with it."""
         if skip is not None:
             x = x + self.resConfUnit1(skip)
@@ -50,6 +51,11 @@ class FusionBlock(nn.Module):
 class Scratch(nn.Module):
     """The fusion pyramid, under its official name."""
 
+    refinenet1: FusionBlock
+    refinenet2: FusionBlock
+    refinenet3: FusionBlock
+    refinenet4: FusionBlock
+
     def __init__(self, layer_dims: Sequence[int], *, features: int) -> None:
         """Project maps of ``layer_dims`` channels to ``features`` and fuse them."""
         super().__init__()
@@ -57,7 +63,7 @@ class Scratch(nn.Module):
             setattr(self, f"layer{index}_rn", nn.Conv2d(dim, features, kernel_size=3, padding=1, bias=False))
             setattr(self, f"refinenet{index}", FusionBlock(features, has_skip=index < len(layer_dims)))
 
-    def forward(self, maps: Sequence[Map]) -> Map:
+    def forward(self, maps: Sequence[Resized]) -> Resized:
         """Fuse from the coarsest map to the finest: twice the finest map's size."""
         first, second, third, fourth = (
             getattr(self, f"layer{index}_rn")(plane) for index, plane in enumerate(maps, start=1)
@@ -75,7 +81,7 @@ class DPTFeature(nn.Module):
     def __init__(self, input_dims: Sequence[int], *, layer_dims: Sequence[int], features: int) -> None:
         """``input_dims`` are the channels of the four token maps."""
         super().__init__()
-        dim1, dim2, dim3, dim4 = layer_dims
+        dim1, dim2, _, dim4 = layer_dims
         resamplers = (
             [nn.ConvTranspose2d(dim1, dim1, kernel_size=4, stride=4)],
             [nn.ConvTranspose2d(dim2, dim2, kernel_size=2, stride=2)],
@@ -83,14 +89,14 @@ class DPTFeature(nn.Module):
             [nn.Conv2d(dim4, dim4, kernel_size=3, stride=2, padding=1)],
         )
         self.input_process = nn.ModuleList(
-            nn.ModuleList([nn.Sequential(nn.Conv2d(source, dim, kernel_size=1), *resampler)])
+            nn.Sequential(nn.Sequential(nn.Conv2d(source, dim, kernel_size=1), *resampler))
             for source, dim, resampler in zip(input_dims, layer_dims, resamplers, strict=True)
         )
         self.scratch = Scratch(layer_dims, features=features)
 
-    def forward(self, maps: Sequence[Map]) -> Map:
+    def forward(self, maps: Sequence[Resized]) -> Resized:
         """``maps`` from early to late, all on the token grid."""
-        return self.scratch([process[0](plane) for process, plane in zip(self.input_process, maps, strict=True)])
+        return self.scratch([process(plane) for process, plane in zip(self.input_process, maps, strict=True)])
 
 
 class DPTRegressor(nn.Module):
@@ -105,7 +111,7 @@ class DPTRegressor(nn.Module):
             nn.Conv2d(hidden, hidden, kernel_size=3, padding=1), nn.ReLU(), nn.Conv2d(hidden, output_dim, kernel_size=1)
         )
 
-    def forward(self, x: Map, image_size: tuple[int, int]) -> Map:
+    def forward(self, x: Map, image_size: tuple[int, int]) -> Resized:
         """Read out at ``image_size`` (height, width)."""
         x = F.interpolate(self.conv1(x), size=image_size, mode="bilinear", align_corners=True)
         return self.conv2(x)

@@ -12,8 +12,9 @@ from vggrpo.latent_geometry.foundation.any4d_config import FlowGrid
 class Any4DOutput:
     """Official names, views on axis 1. Everything but rays, quaternions, confidence and mask is in metres.
 
-    M is N, unless only some frames were asked for dense outputs. Poses are world-from-camera, quaternions x, y, z, w of
-    unit length; ``depth_along_ray`` is the distance along unit rays, NOT z-depth; ``scene_flow`` lives on ``flow_grid``.
+    M is N, unless only some frames were asked for dense outputs. Poses are world-from-camera, quaternions x, y, z, w
+    of unit length; ``depth_along_ray`` is the distance along unit rays, NOT z-depth; ``scene_flow`` lives on
+    ``flow_grid``.
     """
 
     cam_trans: Float[Tensor, "B N 3"]

@@ -1,4 +1,4 @@
-"""Information sharing of Any4D: alternating attention over all views (even layers) and inside each view (odd layers)."""
+"""Information sharing of Any4D: attention over all views (even layers) and inside each view (odd layers)."""
 
 from dataclasses import dataclass
 
@@ -28,6 +28,8 @@ def sinusoid_table(rows: int, *, dim: int) -> Float[Tensor, "rows dim"]:
 
 class AlternatingAttention(nn.Module):
     """Global layers see the tokens of all views and the scale token; frame layers see one view, without it."""
+
+    view_pos_table: Tensor
 
     def __init__(
         self, input_dim: int, *, dim: int, depth: int, num_heads: int, taps: tuple[int, int], max_views: int

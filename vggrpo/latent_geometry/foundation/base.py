@@ -1,7 +1,7 @@
 """What a geometry foundation model Φ = T_L ∘ … ∘ T_1 must offer so that it can be cut and stitched to latents.
 
-Every supported model begins with a frame-wise vision transformer. Its blocks are the only places where a cut is allowed:
-behind them frames are mixed, and the dense heads tap the encoder's output. A model is therefore three steps,
+Every supported model begins with a frame-wise vision transformer. Its blocks are the only places where a cut is
+allowed: behind them frames are mixed, and the dense heads tap the encoder's output. A model is therefore three steps,
 
     tokens   = model.encode_tokens(images, upto=k)              T_k ∘ … ∘ T_1
     features = model.finish_encoder(tokens, start=k)            the rest of the encoder
@@ -10,15 +10,28 @@ behind them frames are mixed, and the dense heads tap the encoder's output. A mo
 and ``decode(finish_encoder(encode_tokens(images, upto=k), start=k))`` is bit for bit the same for every k.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vggrpo.types import SceneGeometry
 
 Grid = tuple[int, int]
 """Height and width of a frame's token grid (rows, columns)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodedFrames:
+    """The cameras of all frames, and the whole geometry of those frames that were asked for.
+
+    The dense heads are the dearest part of a model: training reads them on a few frames only.
+    """
+
+    camera_from_world: Float[Tensor, "B N 4 4"]
+    scene: SceneGeometry
 
 
 @runtime_checkable
@@ -56,6 +69,10 @@ class GeometryModel(Protocol):
         """Tokens after ``upto`` encoder blocks of images in [0, 1] (0: the input of the first block)."""
         ...
 
+    def encoder_activations(self, images: Float[Tensor, "B N 3 H W"]) -> Iterator[Float[Tensor, "B N S C"]]:
+        """The tokens after block 1, 2, … ``encoder_depth``, in one pass."""
+        ...
+
     def finish_encoder(self, tokens: Float[Tensor, "B N S C"], *, start: int) -> Float[Tensor, "B N patches C"]:
         """Run the encoder blocks from index ``start`` on, and its final norm."""
         ...
@@ -64,8 +81,18 @@ class GeometryModel(Protocol):
         """Geometry from the encoder's output; the world frame is exactly the camera of frame 0."""
         ...
 
+    def decode_frames(
+        self, features: Float[Tensor, "B N patches C"], *, grid: Grid, frames: Int[Tensor, " M"]
+    ) -> DecodedFrames:
+        """Like ``decode``, with dense geometry for ``frames`` only."""
+        ...
+
     def geometry(self, images: Float[Tensor, "B N 3 H W"]) -> SceneGeometry:
         """Φ(x): the geometry of videos given as images in [0, 1]."""
+        ...
+
+    def to_bfloat16(self) -> "GeometryModel":
+        """Hold the weights in bfloat16, except those whose outputs need more digits; returns the model."""
         ...
 
     def tail_linear_names(self, *, start: int) -> list[str]:

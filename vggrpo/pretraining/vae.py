@@ -89,6 +89,8 @@ class VaeTraining:
     clips_a_step: int = 2
     phases: tuple[float, float] = (0.2, 0.9)
     """Fractions of the run at which clips and whole frames begin."""
+    full_length_from: float = 0.5
+    """Fraction of the run from which every second clip step takes one clip of full length: colours must not drift."""
     gradient_weight: float = 0.5
     kl_weight: float = 1e-5
 
@@ -131,6 +133,8 @@ def sample_batch(cache: ClipCache, config: VaeTraining, step: Step) -> Float[Ten
     count = config.single_frames if single else 1 if whole else config.clips_a_step
     frames = 1 if single else config.clip_frames
     crop = config.size if whole else config.crop
+    if step.fraction >= config.full_length_from and step.index % 4 in (1, 3) and not single:
+        count, frames = 1, config.num_frames
     pool = min(config.clips, config.clips_at_start + step.index // 2)
     crops = []
     for _ in range(count):

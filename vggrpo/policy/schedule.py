@@ -13,7 +13,7 @@ from vggrpo.runtime.errors import UserError
 TIMESTEPS = 1000.0
 
 
-def noise_grid(steps: int, *, shift: float) -> Float[Tensor, " steps+1"]:
+def noise_grid(steps: int, *, shift: float) -> Float[Tensor, " {steps}+1"]:
     """t_0 = 1 > t_1 > … > t_N = 0 in float64."""
     if steps < 1:
         raise UserError(f"At least one denoising step is needed, not {steps}.")

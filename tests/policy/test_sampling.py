@@ -1,0 +1,208 @@
+"""Our noise grid and sampler against closed forms and against diffusers' own pipeline."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from torch import Tensor
+
+from vggrpo.policy import sampling
+from vggrpo.policy.backbone import TextConditioner, load_transformer, predict_velocity
+from vggrpo.policy.sampling import Conditions, draw_noise, guided_velocity, sample_ode
+from vggrpo.policy.schedule import add_noise, noise_grid, shift_noise
+from vggrpo.pretraining.text import build_tokenizer
+from vggrpo.pretraining.vae import VaeArchitecture
+from vggrpo.pretraining.video import VideoArchitecture
+from vggrpo.runtime.errors import UserError
+
+CPU = torch.device("cpu")
+SMALL = VideoArchitecture(
+    num_attention_heads=2,
+    attention_head_dim=12,
+    num_layers=2,
+    ffn_dim=32,
+    latent_channels=4,
+    text_dim=32,
+    text_layers=1,
+)
+PROMPT = "a red cube on a grey striped floor, the camera orbits left"
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A genuine pipeline with random weights, written as ``pretrain video`` writes it."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(SMALL.max_tokens)
+    vae: AutoencoderKLWan = VaeArchitecture(base_dim=8, decoder_base_dim=8, z_dim=4, dim_mult=(1, 1, 1)).build()
+    transformer = SMALL.build_transformer()
+    # The output layer starts at zero in some versions; a velocity of zero would prove nothing.
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
+    folder = tmp_path_factory.mktemp("pipeline")
+    WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=SMALL.build_text_encoder(tokenizer),
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer,
+        expand_timesteps=True,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def transformer(pipeline_folder: Path) -> WanTransformer3DModel:
+    return load_transformer(pipeline_folder, dtype=torch.float32, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def text(pipeline_folder: Path) -> TextConditioner:
+    return TextConditioner.load(pipeline_folder, dtype=torch.float32, device=CPU, max_tokens=SMALL.max_tokens)
+
+
+@pytest.fixture
+def noise() -> Tensor:
+    return draw_noise((1, 4, 3, 8, 8), seed=5, device=CPU)
+
+
+def test_grid_runs_from_noise_to_clean() -> None:
+    grid = noise_grid(10, shift=3.0)
+    assert grid.dtype == torch.float64
+    assert grid[0] == 1.0
+    assert grid[-1] == 0.0
+    assert (grid.diff() < 0).all()
+    assert grid[5].item() == pytest.approx(3 * 0.5 / (1 + 2 * 0.5))
+
+
+def test_shift_one_is_no_shift_and_shifts_multiply() -> None:
+    u = torch.linspace(0, 1, 11, dtype=torch.float64)
+    torch.testing.assert_close(shift_noise(u, shift=1.0), u)
+    torch.testing.assert_close(shift_noise(shift_noise(u, shift=2.0), shift=3.0), shift_noise(u, shift=6.0))
+
+
+def test_no_steps_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match="step"):
+        noise_grid(0, shift=3.0)
+
+
+def test_noise_is_a_straight_line_between_clean_and_noise() -> None:
+    clean, noise = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
+    fraction = torch.tensor([0.0, 0.25, 1.0]).view(1, 1, 3, 1, 1).expand(2, -1, -1, -1, -1)
+    noisy = add_noise(clean, noise, fraction)
+    torch.testing.assert_close(noisy[:, :, 0], clean[:, :, 0])
+    torch.testing.assert_close(noisy[:, :, 1], 0.75 * clean[:, :, 1] + 0.25 * noise[:, :, 1])
+    torch.testing.assert_close(noisy[:, :, 2], noise[:, :, 2])
+
+
+def test_noise_is_a_function_of_the_seed() -> None:
+    shape = (1, 4, 3, 8, 8)
+    assert torch.equal(draw_noise(shape, seed=1, device=CPU), draw_noise(shape, seed=1, device=CPU))
+    assert not torch.equal(draw_noise(shape, seed=1, device=CPU), draw_noise(shape, seed=2, device=CPU))
+
+
+def test_euler_steps_solve_a_known_equation(
+    monkeypatch: pytest.MonkeyPatch, transformer: WanTransformer3DModel, noise: Tensor
+) -> None:
+    """dx/dt = x from t = 1 down to 0 is x_1 / e; explicit Euler gives the product of (1 + Δt)."""
+    monkeypatch.setattr(sampling, "predict_velocity", lambda _model, latents, _fraction, _text: latents)
+    conditions = Conditions(text=torch.zeros(1, 2, 32))
+    grid = noise_grid(400, shift=3.0)
+    product = float(torch.prod(1 + grid.diff()))
+    solved = sample_ode(transformer, noise, conditions, steps=400, shift=3.0).tensor
+    torch.testing.assert_close(solved, noise * product, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(solved, noise / np.e, rtol=5e-3, atol=1e-6)
+
+
+def test_sampler_agrees_with_the_stock_pipeline(
+    monkeypatch: pytest.MonkeyPatch,
+    pipeline_folder: Path,
+    transformer: WanTransformer3DModel,
+    text: TextConditioner,
+    noise: Tensor,
+) -> None:
+    """Same folder, same noise, same prompt, and diffusers' grid in place of ours: the same latents."""
+    pipeline = WanPipeline.from_pretrained(pipeline_folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    stock = pipeline(
+        PROMPT,
+        height=64,
+        width=64,
+        num_frames=9,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        latents=noise.clone(),
+        max_sequence_length=SMALL.max_tokens,
+        output_type="latent",
+    ).frames
+    monkeypatch.setattr(sampling, "noise_grid", lambda _steps, *, shift: pipeline.scheduler.sigmas.double())
+    conditions = Conditions(text=text.embed(PROMPT), negative=text.embed(""), guidance=4.0)
+    ours = sample_ode(transformer, noise, conditions, steps=3, shift=3.0).tensor
+    assert (ours - noise).abs().mean() > 0.05
+    torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
+
+
+def test_prompts_are_embedded_as_the_stock_pipeline_does(pipeline_folder: Path, text: TextConditioner) -> None:
+    pipeline = WanPipeline.from_pretrained(pipeline_folder, local_files_only=True)
+    stock, negative = pipeline.encode_prompt(PROMPT, "", max_sequence_length=SMALL.max_tokens)
+    torch.testing.assert_close(text.embed(PROMPT), stock)
+    torch.testing.assert_close(text.embed(""), negative)
+    length = text.count_tokens(PROMPT)
+    assert text.embed(PROMPT)[:, :length].abs().sum(-1).min() > 0
+    assert not text.embed(PROMPT)[:, length:].any()
+
+
+def test_one_timestep_a_token_equals_one_for_all(transformer: WanTransformer3DModel, noise: Tensor) -> None:
+    """The first frame's tokens come first: with all frames at the same fraction both routes agree."""
+    embedding = torch.randn(1, 6, 32)
+    plain = predict_velocity(transformer, noise, torch.full((1, 3), 0.7), embedding)
+    timestep = torch.full((1, 3 * 16), 700.0)
+    a_token = transformer(hidden_states=noise, timestep=timestep, encoder_hidden_states=embedding, return_dict=False)[0]
+    torch.testing.assert_close(plain, a_token, rtol=1e-4, atol=1e-5)
+
+
+def test_a_clean_first_frame_gets_timestep_zero_on_its_own_tokens(
+    transformer: WanTransformer3DModel, noise: Tensor
+) -> None:
+    embedding = torch.randn(1, 6, 32)
+    fraction = torch.tensor([[0.0, 0.6, 0.6]])
+    mask = torch.ones(1, 1, 3, 8, 8)
+    mask[:, :, 0] = 0
+    timestep = (mask[0][0][:, ::2, ::2] * 600.0).flatten()[None]  # as diffusers' image-to-video pipeline has it
+    expected = transformer(hidden_states=noise, timestep=timestep, encoder_hidden_states=embedding, return_dict=False)
+    torch.testing.assert_close(predict_velocity(transformer, noise, fraction, embedding), expected[0])
+
+
+def test_guidance_extrapolates_from_the_unconditional_velocity(
+    transformer: WanTransformer3DModel, noise: Tensor
+) -> None:
+    positive, negative = torch.randn(1, 6, 32), torch.randn(1, 6, 32)
+    fraction = torch.full((1, 3), 0.5)
+    with_text = predict_velocity(transformer, noise, fraction, positive)
+    without = predict_velocity(transformer, noise, fraction, negative)
+    guided = guided_velocity(transformer, noise, 0.5, Conditions(text=positive, negative=negative, guidance=3.0))
+    torch.testing.assert_close(guided, without + 3.0 * (with_text - without), rtol=1e-4, atol=1e-4)
+    plain = guided_velocity(transformer, noise, 0.5, Conditions(text=positive))
+    torch.testing.assert_close(plain, with_text)
+
+
+def test_a_given_first_frame_comes_out_as_it_went_in(transformer: WanTransformer3DModel, noise: Tensor) -> None:
+    first = torch.randn(1, 4, 1, 8, 8)
+    text = torch.randn(1, 6, 32)
+    free = sample_ode(transformer, noise, Conditions(text=text), steps=3, shift=3.0).tensor
+    given = sample_ode(transformer, noise, Conditions(text=text, first_frame=first), steps=3, shift=3.0).tensor
+    assert torch.equal(given[:, :, :1], first)
+    assert not torch.allclose(given[:, :, 1:], free[:, :, 1:])  # the others are made for it
+
+
+def test_progress_counts_every_step_and_may_stop(transformer: WanTransformer3DModel, noise: Tensor) -> None:
+    seen = []
+
+    def stop_at_two(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_ode(transformer, noise, Conditions(text=torch.zeros(1, 2, 32)), steps=5, shift=3.0, on_step=stop_at_two)
+    assert seen == [(1, 5), (2, 5)]

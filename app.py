@@ -1,0 +1,30 @@
+"""Start the page: ``python app.py``. See ``python app.py --help`` for the flags."""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from demo.blocks import build_page, make_service
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def parse_flags(arguments: list[str]) -> argparse.Namespace:
+    """Flags of the page; without any it serves the embedded model on this machine only."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
+    parser.add_argument("--port", type=int, default=None, help="port; by default the first free one from 7860")
+    parser.add_argument("--preset", default="tiny", help="model preset, see: python -m vggrpo presets")
+    parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "vggrpo-runs", help="where runs go")
+    return parser.parse_args(arguments)
+
+
+flags = parse_flags(sys.argv[1:] if __name__ == "__main__" else [])
+demo = build_page(make_service(preset=flags.preset, runs=flags.runs, assets=ASSETS), assets=ASSETS)
+
+if __name__ == "__main__":
+    demo.launch(server_name=flags.host, server_port=flags.port)

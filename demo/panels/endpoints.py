@@ -1,0 +1,133 @@
+"""Named endpoints for ``gradio_client``: hidden widgets give the parameters their types, functions their names."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demo.panels.generate import ONE_JOB
+from demo.results import RunResult
+from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport
+from demo.viewers.stage import downloads, prepare
+
+
+def build_endpoints(service: PageService, *, defaults: SamplingDefaults) -> None:
+    """Add ``/generate`` and ``/score``."""
+
+    def generate(
+        prompt: str,
+        seed: float = 0,
+        steps: float | None = None,
+        guidance: float | None = None,
+        first_frame: str | None = None,
+        preset: str = "",
+        request: gr.Request | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Generate a video with its 4D scene and rewards.
+
+        Streams ``{"state": "running", "phase", "done", "total", "seconds_left"}``; the last value is ``{"state":
+        "done", "run", "rewards", "files", "page"}`` with the run's name, the contract's rewards, and the address of
+        every file and of the page that shows the run. ``client.predict`` returns that last value.
+
+        Args:
+            prompt: what the video shows, in the words of the embedded world for the tiny presets
+            seed: the same seed and prompt give the same video
+            steps: denoising steps; the preset's own number if omitted
+            guidance: how strictly the video follows the prompt; the preset's own number if omitted
+            first_frame: a picture that the video starts from
+            preset: name of a preset; the server's own if empty
+        """
+        asked = GenerateInput(
+            prompt=prompt,
+            seed=int(seed),
+            steps=None if steps is None else int(steps),
+            guidance=None if guidance is None else float(guidance),
+            first_frame=Path(first_frame) if first_frame else None,
+            preset=preset or None,
+        )
+        yield from _stream(service, lambda: service.generate(asked), request)
+
+    def score(file: str, kind: str = "auto", request: gr.Request | None = None) -> Iterator[dict[str, Any]]:
+        """Score a video or a geometry.npz; streams and returns as ``/generate`` does.
+
+        Args:
+            file: the video or the geometry.npz
+            kind: "video", "geometry", or "auto" to go by the file's name
+        """
+        if kind not in ("auto", "video", "geometry"):
+            raise gr.Error(f"kind must be video, geometry or auto, not {kind!r}", print_exception=False)
+        if not file:
+            raise gr.Error("file is missing: give a video or a geometry.npz", print_exception=False)
+        is_geometry = kind == "geometry" or (kind == "auto" and file.lower().endswith(".npz"))
+        yield from _stream(
+            service, lambda: service.score(Path(file), kind="geometry" if is_geometry else "video"), request
+        )
+
+    with gr.Row(visible=False):
+        answer = gr.JSON(label="answer")
+        gr.Button().click(
+            generate,
+            [
+                gr.Textbox(label="prompt"),
+                gr.Number(0, label="seed"),
+                gr.Number(defaults.steps, label="steps"),
+                gr.Number(defaults.guidance, label="guidance"),
+                gr.Image(type="filepath", label="first_frame"),
+                gr.Textbox("", label="preset"),
+            ],
+            answer,
+            api_name="generate",
+            concurrency_id=ONE_JOB,
+            concurrency_limit=1,
+        )
+        gr.Button().click(
+            score,
+            [gr.File(label="file"), gr.Textbox("auto", label="kind")],
+            answer,
+            api_name="score",
+            concurrency_id=ONE_JOB,
+            concurrency_limit=1,
+        )
+
+
+def _stream(service: PageService, start: Any, request: gr.Request | None) -> Iterator[dict[str, Any]]:
+    """A job as JSON objects."""
+    try:
+        for message in start():
+            yield _progress(message) if isinstance(message, StepReport) else _answer(service, message, request)
+    except PageError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _progress(report: StepReport) -> dict[str, Any]:
+    return {
+        "state": "running",
+        "phase": report.phase,
+        "done": report.done,
+        "total": report.total,
+        "seconds_left": report.seconds_left,
+    }
+
+
+def _answer(service: PageService, run: RunResult, request: gr.Request | None) -> dict[str, Any]:
+    """The finished run with absolute addresses."""
+    files = prepare(run, folder=service.store.page_files(run.run_id))
+    root = _root_of(request)
+    return {
+        "state": "done",
+        "run": run.run_id,
+        "rewards": run.rewards_json(),
+        "files": {item["file"]: root + item["url"] for item in downloads(run, files)},
+        "page": f"{root}?run={run.run_id}",
+    }
+
+
+def _root_of(request: gr.Request | None) -> str:
+    """The address under which the caller reached the page, with a slash at its end."""
+    if request is None or request.request is None:
+        return ""
+    headers = request.request.headers
+    scheme = headers.get("x-forwarded-proto", request.request.url.scheme).split(",")[0]
+    root_path = str(request.request.scope.get("root_path") or "").removesuffix("/gradio_api").rstrip("/")
+    return f"{scheme}://{headers.get('x-forwarded-host') or headers['host']}{root_path}/"

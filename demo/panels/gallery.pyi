@@ -1,0 +1,70 @@
+"""Tab "Gallery": the shipped example runs as cards."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demo.results import VIDEO, RunResult
+from demo.service import PageError, PageService
+from demo.text import GALLERY_EMPTY, GALLERY_INTRO
+from demo.viewers.stage import file_url, read_scripts
+from demo.viewers.table import describe, format_value
+
+from gradio.events import Dependency
+
+class GalleryCards(gr.HTML):
+    """The cards; fires ``open`` with the name of the run that was clicked."""
+
+    def __init__(self, *, cards: str, **options: Any) -> None:
+        super().__init__(
+            value=None,
+            html_template=f'<div class="gallery">{cards}</div>',
+            js_on_load=read_scripts(Path(__file__).parent, ("gallery.js",)),
+            apply_default_css=False,
+            **options,
+        )
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def build_gallery(service: PageService) -> GalleryCards | None:
+    """Build the tab's content; None without examples, so that nobody wires a click to nothing."""
+    runs = _readable_examples(service)
+    if not runs:
+        gr.HTML(f'<div class="stage"><div class="empty"><h2>No examples</h2><p>{escape(GALLERY_EMPTY)}</p></div></div>')
+        return None
+    gr.HTML(f'<p class="lead">{escape(GALLERY_INTRO)}</p>')
+    return GalleryCards(cards="".join(_card(run) for run in runs), elem_id="gallery")
+
+
+def _readable_examples(service: PageService) -> list[RunResult]:
+    """Examples whose files are whole; a broken one must not take the page down."""
+    runs = []
+    for run_id in service.store.example_ids():
+        try:
+            runs.append(service.open_run(run_id))
+        except PageError:
+            continue
+    return runs
+
+
+def _card(run: RunResult) -> str:
+    """One example: its video at rest in the middle, its prompt and its rewards. Braces would be template code."""
+    rewards = "".join(
+        f"<div><dt>{escape(describe(trace.name).label)}</dt><dd>{format_value(trace.value)}</dd></div>"
+        for trace in run.rewards
+    )
+    middle = run.num_frames / 2 / 8
+    video = run.folder / VIDEO
+    source = f"{file_url(video)}#t={middle:.2f}" if video.exists() else ""
+    card = (
+        f'<button type="button" data-run="{escape(run.run_id)}"><span class="sr">Open example: </span>'
+        f'<div class="thumb"><video src="{escape(source)}" muted playsinline loop preload="metadata" tabindex="-1">'
+        f"</video></div><p>{escape(run.prompt)}</p><dl>{rewards}</dl></button>"
+    )
+    return card.replace("{", "&#123;").replace("}", "&#125;").replace("`", "&#96;").replace("\\", "&#92;")

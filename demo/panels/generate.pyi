@@ -1,0 +1,252 @@
+"""Tab "Generate & inspect": controls on the left, progress and the stage on the right.
+
+The score section lives here too, because its result is looked at on the same stage.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demo.panels.progress import error_html, progress_html
+from demo.results import RunResult
+from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport
+from demo.text import FIRST_FRAME_HINT, PROMPT_PLACEHOLDER, SCORE_HINT, UNKNOWN_WORDS
+from demo.viewers.stage import Stage, payload, prepare, read_scripts
+
+ONE_JOB = "studio"
+"""Gradio's queue of everything that uses the models: one at a time."""
+
+VIDEO_TYPES = (".mp4", ".webm", ".mov", ".mkv", ".avi")
+FIRST_SCENE = {
+    "objects": [
+        {"colour": "red", "shape": "sphere", "motion": "still"},
+        {"colour": "blue", "shape": "cube", "motion": "still"},
+    ],
+    "floor_colour": "grey",
+    "floor_pattern": "checkered",
+    "camera_move": "orbit left",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratePanel:
+    """The widgets that other parts of the page talk to."""
+
+    prompt: gr.Textbox
+    seed: gr.Number
+    notice: gr.HTML
+    stage: Stage
+
+from gradio.events import Dependency
+
+class PromptBuilder(gr.HTML):
+    """The sentence with holes; fires ``compose`` with the visitor's choices."""
+
+    def __init__(self, service: PageService, **options: Any) -> None:
+        words = service.vocabulary()
+        super().__init__(
+            value=None,
+            html_template='<div class="builder" role="group" aria-label="Prompt builder"></div>',
+            js_on_load=read_scripts(Path(__file__).parent, ("prompt_builder.js",)),
+            apply_default_css=False,
+            words={
+                "colours": {name: list(rgb) for name, rgb in words.colours.items()},
+                "shapes": list(words.shapes),
+                "floor_colours": {name: list(rgb) for name, rgb in words.floor_colours.items()},
+                "floor_patterns": list(words.floor_patterns),
+                "camera_moves": list(words.camera_moves),
+                "object_motions": list(words.object_motions),
+                "most_objects": words.most_objects,
+            },
+            start=FIRST_SCENE,
+            **options,
+        )
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Controls:
+    """Widgets of the left column."""
+
+    prompt: gr.Textbox
+    words: gr.HTML
+    builder: PromptBuilder
+    seed: gr.Number
+    dice: gr.Button
+    steps: gr.Slider
+    guidance: gr.Slider
+    first_frame: gr.Image
+    generate: gr.Button
+    cancel: gr.Button
+    file: gr.File
+    score: gr.Button
+
+
+def build_generate(service: PageService, *, defaults: SamplingDefaults, player: Path, plotly: Path) -> GeneratePanel:
+    """Build the tab and wire it."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=0, min_width=320, elem_id="controls"):
+            controls = _build_controls(service, defaults=defaults)
+        with gr.Column(scale=1, min_width=360):
+            notice = gr.HTML("", elem_id="notice", apply_default_css=False)
+            stage = Stage(player=player, plotly=plotly, elem_id="stage")
+    _wire_words(service, controls)
+    _wire_jobs(service, controls, notice=notice, stage=stage)
+    return GeneratePanel(prompt=controls.prompt, seed=controls.seed, notice=notice, stage=stage)
+
+
+def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Controls:
+    """The left column."""
+    prompt = gr.Textbox(
+        service.compose(FIRST_SCENE),
+        label="Prompt",
+        lines=3,
+        max_lines=6,
+        placeholder=PROMPT_PLACEHOLDER,
+        elem_id="prompt",
+    )
+    words = gr.HTML("", elem_id="unknown-words", apply_default_css=False)
+    builder = PromptBuilder(service, elem_id="builder")
+    with gr.Row(elem_id="seed-row"):
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed")
+        dice = gr.Button("⚄", elem_id="dice", min_width=44, scale=0)
+    with gr.Accordion("Sampling", open=False):
+        steps = gr.Slider(1, 50, defaults.steps, step=1, label="Steps", info="More steps draw more carefully")
+        guidance = gr.Slider(
+            1.0, 12.0, defaults.guidance, step=0.5, label="Guidance", info="How strictly the video follows the prompt"
+        )
+    with gr.Accordion("First frame", open=False):
+        gr.HTML(f'<p class="hint">{escape(FIRST_FRAME_HINT)}</p>', apply_default_css=False)
+        first_frame = gr.Image(
+            type="filepath", sources=["upload", "clipboard"], show_label=False, height=170, elem_id="first-frame"
+        )
+    generate = gr.Button("Generate", variant="primary", elem_id="generate")
+    cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
+    with gr.Accordion("Score your own video or geometry", open=False, elem_id="score-section"):
+        gr.HTML(f'<p class="hint">{escape(SCORE_HINT)}</p>', apply_default_css=False)
+        file = gr.File(file_types=[*VIDEO_TYPES, ".npz"], show_label=False, height=110, elem_id="score-file")
+        score = gr.Button("Score", elem_id="score")
+    return _Controls(
+        prompt=prompt,
+        words=words,
+        builder=builder,
+        seed=seed,
+        dice=dice,
+        steps=steps,
+        guidance=guidance,
+        first_frame=first_frame,
+        generate=generate,
+        cancel=cancel,
+        file=file,
+        score=score,
+    )
+
+
+def _wire_words(service: PageService, controls: _Controls) -> None:
+    """Builder → prompt, prompt → unknown words, dice → seed."""
+
+    def compose(event: gr.EventData) -> str:
+        scene: Mapping[str, Any] = event.scene
+        try:
+            return service.compose(scene)
+        except PageError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def unknown(prompt: str) -> str:
+        words = service.unknown_words(prompt)
+        if not words:
+            return ""
+        named = ", ".join(f"<b>{escape(word)}</b>" for word in words[:12])
+        return f'<div class="notice" role="status">{UNKNOWN_WORDS.format(words=named)}</div>'
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    controls.builder.compose(compose, None, controls.prompt, **quiet)
+    controls.prompt.change(unknown, controls.prompt, controls.words, trigger_mode="always_last", **quiet)
+    controls.dice.click(None, None, controls.seed, js="() => Math.floor(Math.random() * 1e6)", **quiet)
+
+
+def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, stage: Stage) -> None:
+    """Generate, score and cancel."""
+    outputs = [notice, stage, controls.generate, controls.score, controls.cancel]
+
+    def on_generate(
+        prompt: str, seed: float | None, steps: float, guidance: float, first_frame: str | None
+    ) -> Iterator[list[Any]]:
+        asked = GenerateInput(
+            prompt=prompt,
+            seed=int(seed or 0),
+            steps=int(steps),
+            guidance=float(guidance),
+            first_frame=Path(first_frame) if first_frame else None,
+        )
+        yield from _follow(service, lambda: service.generate(asked), kind="generated")
+
+    def on_score(file: str | None) -> Iterator[list[Any]]:
+        if file is None:
+            yield [error_html("Choose a video or a geometry.npz first."), gr.skip(), *_buttons(busy=False)]
+            return
+        kind = "geometry" if file.lower().endswith(".npz") else "video"
+        yield from _follow(service, lambda: service.score(Path(file), kind=kind), kind="scored")
+
+    def on_cancel() -> list[Any]:
+        return [error_html("Cancelled. Nothing was kept."), gr.skip(), *_buttons(busy=False)]
+
+    job: dict[str, Any] = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        "concurrency_id": ONE_JOB,
+        "concurrency_limit": 1,
+    }
+    generation = gr.on(
+        [controls.generate.click, controls.prompt.submit],
+        on_generate,
+        [controls.prompt, controls.seed, controls.steps, controls.guidance, controls.first_frame],
+        outputs,
+        **job,
+    )
+    scoring = controls.score.click(on_score, controls.file, outputs, **job)
+    controls.cancel.click(
+        on_cancel,
+        None,
+        outputs,
+        cancels=[generation, scoring],
+        show_progress="hidden",
+        api_visibility="private",
+        queue=False,
+    )
+
+
+def _follow(service: PageService, start: Any, *, kind: str) -> Iterator[list[Any]]:
+    """A job as updates of the page: progress, then the stage, or one line that says what is wrong."""
+    yield [progress_html(StepReport(phase="load"), is_warm=service.is_warm), gr.skip(), *_buttons(busy=True)]
+    try:
+        for message in start():
+            if isinstance(message, RunResult):
+                yield ["", show(service, message, kind=kind), *_buttons(busy=False)]
+            else:
+                yield [progress_html(message, is_warm=service.is_warm), gr.skip(), *_buttons(busy=True)]
+    except PageError as error:
+        yield [error_html(str(error)), gr.skip(), *_buttons(busy=False)]
+
+
+def show(service: PageService, run: RunResult, *, kind: str, frame: int = 0) -> dict[str, Any]:
+    """The stage's value for a run, its page files made if needed."""
+    files = prepare(run, folder=service.store.page_files(run.run_id))
+    return payload(run, files, kind=kind, frame=frame)
+
+
+def _buttons(*, busy: bool) -> list[gr.Button]:
+    """Generate, score, cancel: either the first two or the last."""
+    return [
+        gr.Button(visible=not busy),
+        gr.Button(interactive=not busy),
+        gr.Button(visible=busy),
+    ]

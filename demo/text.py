@@ -1,0 +1,157 @@
+"""All prose of the page, in one place: plain words for people who have not read the paper."""
+
+from dataclasses import dataclass
+
+TITLE = "VGGRPO Studio"
+TAGLINE = "World-consistent video, judged in latent space"
+PAPER_URL = "https://arxiv.org/abs/2603.26599"
+
+EMPTY_STAGE_TITLE = "Nothing on the stage yet"
+EMPTY_STAGE_HINT = "Write a prompt and press Generate, score a video of your own, or open an example from the Gallery."
+
+GALLERY_INTRO = "Example runs that ship with the page. They open at once, without loading a model."
+GALLERY_EMPTY = "No example runs are installed. Generate a video, or put run folders under assets/examples."
+
+PROMPT_PLACEHOLDER = "a red sphere and a blue cube on a grey checkered floor, the camera orbits left"
+FIRST_FRAME_HINT = "The video starts from this picture. It is cropped to a square."
+SCORE_HINT = (
+    "Measure any clip: a video (.mp4, .webm, .mov) is read by the geometry model, a geometry.npz is scored as it is, "
+    "without any model."
+)
+
+UNKNOWN_WORDS = "Not in the embedded model's vocabulary, so it will ignore: {words}."
+STILL_FREE = "Ready. The model loads with the first video."
+
+PHASES = {
+    "load": "Load model",
+    "text": "Read prompt",
+    "denoise": "Denoise",
+    "decode": "Decode video",
+    "geometry": "Read geometry",
+    "rewards": "Judge",
+    "recording": "Record 3D",
+}
+"""Phases of a generation in order, as the progress line names them."""
+
+COLOUR_NAMES = {"rgb": "RGB", "depth": "Depth", "error": "Reprojection error", "motion": "Static / moving"}
+
+COLOUR_LEGENDS = {
+    "rgb": "",
+    "depth": "near · far",
+    "error": "0 · 10 % of the scene's size",
+    "motion": "still · moving",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermText:
+    """What the page says about a reward or a guard."""
+
+    label: str
+    short: str
+    tip: str
+    lowest: float = 0.0
+    highest: float = 1.0
+
+
+TERMS = {
+    "motion_smoothness": TermText(
+        label="Camera motion",
+        short="How steadily the camera moves and turns",
+        tip="1 is a camera that never changes its speed; 0.5 is pure jitter. It looks at the recovered camera path "
+        "only, so the size of the scene does not matter.",
+        lowest=0.5,
+    ),
+    "geometry_consistency": TermText(
+        label="Geometry",
+        short="Whether all frames agree on one 3D scene",
+        tip="Points of the other frames are projected into each frame and compared with its depth. The value is minus "
+        "the mean error of the three worst frames, as a share of the scene's size: 0 is perfect, −0.05 means 5 % off.",
+        lowest=-0.2,
+        highest=0.0,
+    ),
+    "scene_smoothness": TermText(
+        label="Scene motion",
+        short="Whether things move without jumps",
+        tip="Scene points are followed from frame to frame. 1 means that everything keeps its speed, lower means that "
+        "surfaces wobble or jump.",
+        lowest=0.5,
+    ),
+}
+"""Rewards by their name in ``rewards.json``."""
+
+GUARDS = {
+    "camera_path_length": TermText(
+        label="Camera path",
+        short="How far the camera travels, in scene sizes",
+        tip="Not a reward. A frozen camera is trivially smooth and consistent, so look here before you trust a high "
+        "score.",
+    ),
+    "dynamic_degree": TermText(
+        label="Motion in the picture",
+        short="How far pixels move a frame, as a share of the picture",
+        tip="Not a reward. It counts the fastest twentieth of the pixels, moved by the camera or by themselves; 0 is "
+        "a still image.",
+    ),
+    "moving_share": TermText(
+        label="Moving objects",
+        short="Share of the picture that moves through the world",
+        tip="Not a reward. A model can win consistency by freezing every object; this shows whether anything still "
+        "moves when the camera's own motion is taken away.",
+    ),
+}
+"""Guards by their name in ``rewards.json``."""
+
+DOWNLOADS = {
+    "video.mp4": ("Video", "H.264, plays everywhere"),
+    "scene.ply": ("Points .ply", "every point of every frame, with colour and frame number"),
+    "scene.glb": ("Model .glb", "fused points and cameras for any 3D program"),
+    "scene.viser": ("Recording .viser", "the 4D scene for viser's player"),
+    "scene.html": ("Standalone HTML", "the 4D scene with its player, opens offline"),
+    "rewards.csv": ("Rewards .csv", "every reward for every frame"),
+    "geometry.npz": ("Geometry .npz", "cameras, depth, points, scene flow as arrays"),
+}
+"""Files of a run that the page offers, in order: file → (name, hint)."""
+
+ABOUT = {
+    "method": (
+        "<h2>What this is</h2>"
+        "<p>Text-to-video models draw convincing frames that do not always add up to one world: walls bend, cameras "
+        "jitter, objects melt as the view moves on. <a href='{paper}'>Visual Geometry GRPO</a> (VGGRPO) tunes such a "
+        "model with reinforcement learning. Its judge is a <em>latent</em> geometry model Φ_g, which reads cameras, "
+        "depth, points and scene flow straight from the video's latents, before any video is decoded.</p>"
+        "<p>This page is an open implementation. You write a prompt, see the video, look around in the 4D scene that "
+        "Φ_g found in its latents, and follow every reward frame by frame. All views share one clock.</p>"
+    ),
+    "rewards": (
+        "<h2>How to read the rewards</h2>"
+        "<p>Higher is better everywhere. All of them are free of units: doubling the size of the world changes "
+        "nothing. A value that could not be measured is shown as a dash with its reason, never as a good score.</p>"
+    ),
+    "embedded": (
+        "<h2>What the embedded model is, and is not</h2>"
+        "<p>The model that ships with this page is small enough for a laptop's processor and was trained by this "
+        "project's own commands, on a procedural world alone: a few solid shapes on a patterned floor under a moving "
+        "camera. It is a genuine Wan video pipeline with a genuine Any4D-style geometry model, only small.</p>"
+        "<ul><li>It knows nothing but the words below, and draws nothing but that world, at 128×128 pixels.</li>"
+        "<li>Its geometry is an estimate, not the truth; errors you see in the scene may be the video's or the "
+        "reader's.</li><li>It is here to make the method visible and testable on any machine. Judge image quality by "
+        "the large presets, which need a GPU and their own weights.</li></ul>"
+    ),
+    "api": (
+        "<h2>Use it from Python</h2>"
+        "<p>Everything here is also an endpoint: <code>Client(url).predict(prompt=…, api_name='/generate')</code> and "
+        "<code>/score</code> return the run's name, its rewards and the addresses of its files. The footer's "
+        "“Use via API” lists the parameters. On the command line it is <code>python -m vggrpo generate</code> and "
+        "<code>python -m vggrpo score</code>.</p>"
+    ),
+    "credits": (
+        "<h2>Credits</h2>"
+        "<p>Method: VGGRPO, <a href='{paper}'>arXiv 2603.26599</a>; this project is independent of its authors. Video "
+        "pipeline: diffusers. Geometry architecture: Any4D. 3D player: viser. Curves: plotly. "
+        "Licence of this project: Apache-2.0.</p>"
+    ),
+}
+"""Prose of the About tab as trusted HTML."""
+
+ABOUT_MODEL_MEASURED = "These numbers come from the manifest of the weights in use:"

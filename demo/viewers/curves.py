@@ -1,0 +1,106 @@
+"""Per-frame curves of every reward: small multiples over one time axis, no legend, no second colour.
+
+The figure carries structure only; ``stage.css`` paints it, so that it follows the theme. An invisible trace in every
+row has a point at every frame, so hovering anywhere names a frame even where a reward is not defined.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from demo.results import RewardTrace, RunResult
+
+ROW_HEIGHT = 72
+"""Height of one reward's row in pixels."""
+
+_GAP = 0.16
+"""Share of a row that separates it from the next."""
+
+
+def reward_figure(run: RunResult) -> dict[str, Any]:
+    """A plotly figure as JSON: one row a reward, x = frame."""
+    import plotly.graph_objects as go
+
+    rows = len(run.rewards)
+    figure = go.Figure()
+    axes: dict[str, Any] = {}
+    for row, trace in enumerate(run.rewards):
+        suffix = "" if row == 0 else str(row + 1)
+        top = 1.0 - row / rows
+        axes[f"yaxis{suffix}"] = _value_axis(trace, domain=(top - (1.0 - _GAP) / rows, top))
+        _add_row(figure, trace, num_frames=run.num_frames, axis=f"y{suffix}")
+    figure.update_layout(
+        **axes,
+        height=ROW_HEIGHT * rows,
+        margin={"l": 0, "r": 44, "t": 4, "b": 4},
+        showlegend=False,
+        hovermode="x",
+        hoverdistance=-1,
+        dragmode=False,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        xaxis={
+            "range": [-0.5, run.num_frames - 0.5],
+            "fixedrange": True,
+            "showgrid": False,
+            "zeroline": False,
+            "showticklabels": False,
+        },
+    )
+    return figure.to_plotly_json()
+
+
+def _add_row(figure: Any, trace: RewardTrace, *, num_frames: int, axis: str) -> None:
+    """The curve, its worst frames as dots, and the invisible clock."""
+    values = [None if np.isnan(value) else float(value) for value in trace.per_frame]
+    frames = list(range(len(values)))
+    figure.add_scatter(
+        x=frames, y=values, yaxis=axis, name=trace.name, mode="lines", connectgaps=False, hoverinfo="skip"
+    )
+    marked = marked_frames(trace)
+    figure.add_scatter(
+        x=list(marked),
+        y=[values[frame] for frame in marked],
+        yaxis=axis,
+        name=f"{trace.name} worst",
+        mode="markers",
+        marker={"size": 7},
+        hoverinfo="skip",
+    )
+    measured = [value for value in values if value is not None]
+    middle = float(np.mean(measured)) if measured else 0.0
+    figure.add_scatter(
+        x=list(range(num_frames)),
+        y=[middle] * num_frames,
+        yaxis=axis,
+        name="clock",
+        mode="markers",
+        opacity=0.0,
+        hoverinfo="none",
+    )
+
+
+def marked_frames(trace: RewardTrace) -> tuple[int, ...]:
+    """The frames worth a look: those the reward names as worst, else its lowest one."""
+    named = tuple(frame for frame in trace.worst_frames if not np.isnan(trace.per_frame[frame]))
+    if named:
+        return named
+    return () if trace.lowest_frame is None else (trace.lowest_frame,)
+
+
+def _value_axis(trace: RewardTrace, *, domain: tuple[float, float]) -> dict[str, Any]:
+    """The row's own scale with its two ends labelled on the right."""
+    measured = trace.per_frame[~np.isnan(trace.per_frame)]
+    low, high = (float(measured.min()), float(measured.max())) if measured.size else (0.0, 1.0)
+    room = max(high - low, 1e-3)
+    return {
+        "domain": [max(domain[0], 0.0), min(domain[1], 1.0)],
+        "anchor": "x",
+        "range": [low - 0.12 * room, high + 0.12 * room],
+        "tickvals": [low, high] if high - low > 1e-9 else [low],
+        "tickformat": ".3~f",
+        "side": "right",
+        "fixedrange": True,
+        "zeroline": False,
+        "showgrid": True,
+    }

@@ -1,0 +1,69 @@
+"""The table of rewards and guards with plain words beside every number."""
+
+from html import escape
+
+from demo.results import RewardTrace, RunResult
+from demo.text import GUARDS, TERMS, TermText
+
+
+def reward_table(run: RunResult) -> str:
+    """HTML of the table; all text that comes from files is escaped."""
+    rewards = "".join(_reward_row(trace) for trace in run.rewards)
+    guards = "".join(_guard_row(name, value) for name, value in run.guards.items())
+    guard_head = '<tr class="group"><th colspan="3" scope="colgroup">Guards · not rewards</th></tr>'
+    return (
+        '<table class="rewards"><caption class="sr">Rewards of this video</caption>'
+        '<thead><tr><th scope="col">Reward</th><th scope="col" class="num">Value</th>'
+        '<th scope="col"><span class="sr">On its scale</span></th></tr></thead>'
+        f"<tbody>{rewards}</tbody>" + (f"<tbody>{guard_head}{guards}</tbody>" if guards else "") + "</table>"
+    )
+
+
+def format_value(value: float | None) -> str:
+    """Three decimals with a true minus sign, or a dash."""
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def describe(name: str) -> TermText:
+    """What the page says about a reward or guard; its bare name where the page knows nothing better."""
+    known = TERMS.get(name) or GUARDS.get(name)
+    return known or TermText(label=name.replace("_", " ").capitalize(), short="", tip="")
+
+
+def _reward_row(trace: RewardTrace) -> str:
+    text = describe(trace.name)
+    note = text.short if trace.value is not None else f"Not measured: {trace.reason or 'no reason was given'}"
+    return (
+        f'<tr data-term="{escape(trace.name)}"><th scope="row">{_name(trace.name, text)}'
+        f'<small>{escape(note)}</small></th><td class="num">{format_value(trace.value)}</td>'
+        f'<td class="gauge">{_gauge(trace.value, text)}</td></tr>'
+    )
+
+
+def _guard_row(name: str, value: float | None) -> str:
+    text = describe(name)
+    return (
+        f'<tr data-term="{escape(name)}"><th scope="row">{_name(name, text)}<small>{escape(text.short)}</small></th>'
+        f'<td class="num">{format_value(value)}</td><td></td></tr>'
+    )
+
+
+def _name(name: str, text: TermText) -> str:
+    """The label and, where there is one, a tooltip that opens on hover, focus and tap."""
+    if not text.tip:
+        return escape(text.label)
+    return (
+        f'{escape(text.label)}<span class="tip" tabindex="0" role="note" aria-label="{escape(text.tip)}">'
+        f'<span aria-hidden="true">?</span><span class="tip-text" id="tip-{escape(name)}">{escape(text.tip)}</span>'
+        "</span>"
+    )
+
+
+def _gauge(value: float | None, text: TermText) -> str:
+    """Where the value stands between the worst and the best that the reward usually takes."""
+    if value is None:
+        return ""
+    share = (value - text.lowest) / (text.highest - text.lowest)
+    percent = 100.0 * min(max(share, 0.0), 1.0)
+    ends = f"{format_value(text.lowest)} to {format_value(text.highest)}"
+    return f'<span class="bar" title="on a scale from {ends}"><i style="width:{percent:.1f}%"></i></span>'

@@ -24,9 +24,14 @@ class Conditions:
     """
 
     text: Float[Tensor, "B L D"]
-    negative: Float[Tensor, "B L D"] | None = None
+    negative: Float[Tensor, "#B L D"] | None = None
     guidance: float = 1.0
     first_frame: Float[Tensor, "B C 1 h w"] | None = None
+
+    def __post_init__(self) -> None:
+        """Guidance without a negative would silently be none."""
+        if self.guidance != 1.0 and self.negative is None:
+            raise ValueError(f"guidance {self.guidance} needs a negative embedding")
 
 
 def draw_noise(shape: tuple[int, ...], *, seed: int, device: torch.device) -> Float[Tensor, "B C T h w"]:
@@ -46,7 +51,7 @@ def guided_velocity(
     fraction = torch.full((batch, frames), t, dtype=torch.float32, device=latents.device)
     if conditions.first_frame is not None:
         fraction[:, 0] = 0.0
-    if conditions.guidance == 1.0 or conditions.negative is None:
+    if conditions.negative is None or conditions.guidance == 1.0:
         velocity = predict_velocity(transformer, latents, fraction, conditions.text)
     else:
         text = torch.cat([conditions.text, conditions.negative.expand_as(conditions.text)])

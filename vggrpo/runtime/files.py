@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vggrpo.runtime.errors import UserError
@@ -58,14 +58,32 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         if any(out.iterdir()) and not (out / RUN_MARKER).is_file():
             raise UserError(f"{out} holds other files; choose an empty or new output folder.")
     require_writable(out.parent)
+    made = [parent for parent in (out.parent, *out.parent.parents) if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     building.chmod(0o755)
     try:
         yield building
-        if out.exists():
-            shutil.rmtree(out)
-        building.replace(out)
+        _move_into_place(building, out)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
+        for parent in made:
+            # Another run may have put something there meanwhile.
+            with suppress(OSError):
+                parent.rmdir()
         raise
+
+
+def _move_into_place(building: Path, out: Path) -> None:
+    """Two renames: the old folder goes only when the new one is there, and comes back if that fails."""
+    if not out.exists():
+        building.replace(out)
+        return
+    old = building.with_name(f"{building.name}.old")
+    out.replace(old)
+    try:
+        building.replace(out)
+    except OSError:
+        old.replace(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -20,8 +20,7 @@ def verify_files(root: Path, manifest: Path) -> None:
     """
     if not manifest.is_file():
         raise UserError(f"{manifest} is missing: check out the repository again, its weights are listed there.")
-    listed = json.loads(manifest.read_text())["files"]
-    for name, entry in listed.items():
+    for name, entry in _listed_files(manifest).items():
         path = root / name
         if not path.is_file():
             raise UserError(f"The weight file {path} is missing: check out the repository again (git checkout {path}).")
@@ -29,3 +28,14 @@ def verify_files(root: Path, manifest: Path) -> None:
             raise UserError(
                 f"The weight file {path} is truncated or altered: check it out again (git checkout {path})."
             )
+
+
+def _listed_files(manifest: Path) -> dict[str, dict[str, object]]:
+    """The manifest's ``files``; a UserError where it is not what this project wrote."""
+    try:
+        listed = json.loads(manifest.read_text())["files"]
+        if all({"bytes", "sha256"} <= entry.keys() for entry in listed.values()):
+            return listed
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{manifest} is truncated or altered: check it out again (git checkout {manifest}).") from error
+    raise UserError(f"{manifest} lists files without size or hash: check it out again (git checkout {manifest}).")

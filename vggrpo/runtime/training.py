@@ -206,6 +206,8 @@ class TrainingLoop:
                 return
         if checkpoints:
             raise UserError(f"No checkpoint in {self.out} can be read: choose another output folder and start again.")
+        # A run that died before its first checkpoint starts again, and so does its log.
+        self._trim_log()
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.out / "checkpoints").glob("step-??????"))

@@ -118,7 +118,7 @@ def test_no_readable_checkpoint_is_said_and_nothing_is_deleted(tmp_path: Path) -
     for path in tmp_path.glob("checkpoints/*/state.json"):
         path.write_text("{")
     before = tree(tmp_path)
-    with pytest.raises(UserError, match="No checkpoint in .* can be read"):
+    with pytest.raises(UserError, match=r"No checkpoint in .* can be read"):
         TrainingLoop({"net": model}, config, tmp_path).run(lambda step: regress(model, step), resume=True)
     assert tree(tmp_path) == before
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vggrpo.latents import VideoVAE, video_from_frames
-from vggrpo.pretraining.data import ClipCache
+from vggrpo.pretraining.data import CACHE_VERSION, ClipCache
 from vggrpo.worlds import FIRST_TRAINING_SEED
 
 CHUNK = 50
@@ -44,12 +44,13 @@ def mirror_caption(caption: str) -> str:
 def encode_clips(vae: VideoVAE, cache: ClipCache, *, count: int, folder: Path, weights: Path) -> LatentClips:
     """Encode the first ``count`` training clips and their mirror images, chunk by chunk through ``folder``.
 
-    The chunks' names hold a hash of the VAE's ``weights`` folder, so latents of another VAE are never read.
+    The folder's name holds the world's version and a hash of the VAE's ``weights`` folder, so latents of another world
+    or VAE are never read.
     """
     digest = hashlib.sha256()
     for path in sorted(weights.iterdir()):
         digest.update(path.read_bytes())
-    folder = folder / f"latents-{digest.hexdigest()[:12]}-{cache.num_frames}x{cache.size}"
+    folder = folder / f"latents-v{CACHE_VERSION}-{digest.hexdigest()[:12]}-{cache.num_frames}x{cache.size}"
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     captions: list[str] = []

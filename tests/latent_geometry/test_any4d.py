@@ -1,6 +1,7 @@
 """Our Any4D against numbers of the official implementation, its key list, and itself cut at every block."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,7 +216,7 @@ def test_tiny_shares_one_token_grid_with_its_latents() -> None:
     assert 128 // TINY.patch_size == 16 // 2 == TINY.position_grid
 
 
-def test_save_and_load_keep_the_model(debug_model: Any4D, tmp_path) -> None:
+def test_save_and_load_keep_the_model(debug_model: Any4D, tmp_path: Path) -> None:
     debug_model.to_bfloat16()
     save_any4d(debug_model, tmp_path)
     loaded = load_any4d(tmp_path)
@@ -225,7 +226,7 @@ def test_save_and_load_keep_the_model(debug_model: Any4D, tmp_path) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
 
 
-def test_damaged_files_are_named(debug_model: Any4D, tmp_path) -> None:
+def test_damaged_files_are_named(debug_model: Any4D, tmp_path: Path) -> None:
     save_any4d(debug_model, tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -238,7 +239,7 @@ def test_damaged_files_are_named(debug_model: Any4D, tmp_path) -> None:
         read_state(tmp_path / "absent.pth")
 
 
-def test_official_checkpoint_files_are_read_without_running_them(golden: dict[str, Tensor], tmp_path) -> None:
+def test_official_checkpoint_files_are_read_without_running_them(golden: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "any4d.pth"
     torch.save({"model": golden_weights(golden), "epoch": 3}, path)
     assert read_state(path).keys() == golden_weights(golden).keys()

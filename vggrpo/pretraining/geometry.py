@@ -14,6 +14,7 @@ import torch
 from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
 from vggrpo.latent_geometry.foundation.any4d_checkpoint import save_any4d
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY, Any4DConfig
+from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_metrics
 from vggrpo.pretraining.data import ClipCache, default_cache
@@ -32,8 +33,9 @@ NUM_FRAMES = 17
 class GeometryTraining:
     """Everything that decides the result of ``pretrain geometry``.
 
-    A step costs ``short_clips`` × ``short_frames`` frames, or ``whole_clips`` whole clips with ``dense_frames`` dense
-    outputs each; the share of whole-clip steps rises linearly from ``whole_share[0]`` to ``whole_share[1]``.
+    A short step reads ``short_frame_budget`` frames in clips of ``short_frames`` (least, most), a whole one
+    ``whole_clips`` whole clips; of each clip, up to ``short_dense`` or ``whole_dense`` frames get dense outputs. The
+    share of whole steps rises linearly from ``whole_share[0]`` to ``whole_share[1]``.
     """
 
     model: Any4DConfig
@@ -41,20 +43,21 @@ class GeometryTraining:
     weights: GeometryLossWeights = field(default_factory=GeometryLossWeights)
     num_clips: int = 2000
     image_size: int = 128
-    short_clips: int = 3
-    short_frames: tuple[int, int] = (3, 6)
+    short_frame_budget: int = 20
+    short_frames: tuple[int, int] = (2, 5)
+    short_dense: int = 2
     whole_clips: int = 2
-    dense_frames: int = 4
-    whole_share: tuple[float, float] = (0.05, 0.7)
+    whole_dense: int = 4
+    whole_share: tuple[float, float] = (0.0, 0.7)
     bfloat16: bool = True
 
 
 TINY_TRAINING = GeometryTraining(
     model=TINY,
     loop=LoopConfig(
-        steps=2500,
-        learning_rate=6e-4,
-        warmup_steps=150,
+        steps=2400,
+        learning_rate=8e-4,
+        warmup_steps=100,
         final_learning_rate=0.02,
         weight_decay=0.01,
         ema_decay=0.998,
@@ -68,10 +71,10 @@ DEBUG_TRAINING = GeometryTraining(
     loop=LoopConfig(steps=4, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, checkpoint_every=2),
     num_clips=2,
     image_size=32,
-    short_clips=1,
+    short_frame_budget=3,
     short_frames=(2, 3),
     whole_clips=1,
-    dense_frames=2,
+    whole_dense=2,
     bfloat16=False,
 )
 """Seconds, for tests."""
@@ -88,6 +91,7 @@ def pretrain_geometry(
     set_threads("background")
     torch.manual_seed(training.loop.seed)
     model = Any4D(training.model)
+    start_from_scratch(model)
     if training.bfloat16 and choose_dtype(torch.device("cpu")) == torch.bfloat16:
         model.to_bfloat16()
     clips = ClipCache(folder=cache or default_cache(), size=training.image_size)
@@ -113,13 +117,12 @@ def draw_batch(step: Step, training: GeometryTraining, *, clips: ClipCache) -> G
     low, high = training.whole_share
     is_whole = step.rng.random() < low + (high - low) * step.fraction
     if is_whole:
-        count, frames = training.whole_clips, np.arange(NUM_FRAMES)
-        dense = np.sort(step.rng.choice(NUM_FRAMES, size=training.dense_frames, replace=False))
+        count, dense_count, frames = training.whole_clips, training.whole_dense, np.arange(NUM_FRAMES)
     else:
-        count = training.short_clips
         length = int(step.rng.integers(training.short_frames[0], training.short_frames[1] + 1))
+        count, dense_count = training.short_frame_budget // length, training.short_dense
         frames = choose_frames(step.rng, total=NUM_FRAMES, count=length)
-        dense = np.arange(length)
+    dense = np.sort(step.rng.choice(len(frames), size=min(dense_count, len(frames)), replace=False))
     seeds = FIRST_TRAINING_SEED + step.rng.choice(training.num_clips, size=count, replace=False)
     return make_batch([clips.clip(int(seed)) for seed in seeds], frames=frames, dense=dense)
 

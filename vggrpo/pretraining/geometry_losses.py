@@ -29,10 +29,10 @@ class GeometryLossWeights:
     """Weight of each loss by its log name (``loss/<name>``)."""
 
     scale: float = 0.2
-    rotation: float = 2.0
-    translation: float = 2.0
-    step_rotation: float = 4.0
-    step_translation: float = 4.0
+    rotation: float = 8.0
+    translation: float = 8.0
+    step_rotation: float = 8.0
+    step_translation: float = 8.0
     rays: float = 2.0
     depth: float = 1.0
     depth_edges: float = 1.0
@@ -55,7 +55,17 @@ def geometry_losses(
     terms |= dense_losses(output, truth, scale=scale, factor=factor)
     terms |= flow_losses(output, batch, scale=scale, factor=factor)
     total = sum(getattr(weights, name) * value for name, value in terms.items())
-    return {"loss": torch.as_tensor(total), **{f"loss/{name}": value for name, value in terms.items()}}
+    moved = camera_motion(batch.truth, scale=scale)
+    logged = {f"loss/{name}": value for name, value in terms.items()}
+    return {"loss": torch.as_tensor(total), **logged, "pose/true_rotation": moved[0], "pose/true_translation": moved[1]}
+
+
+def camera_motion(truth: SceneGeometry, *, scale: Float[Tensor, " B"]) -> tuple[Tensor, Tensor]:
+    """What ``loss/rotation`` and ``loss/translation`` would be for a camera that is believed to stand still."""
+    rotation = truth.camera_from_world[..., :3, :3]
+    still = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
+    centres = camera_centres(truth.camera_from_world) / scale[:, None, None]
+    return safe_norm((rotation - still).flatten(-2)).mean(), safe_norm(centres).mean()
 
 
 def pose_losses(

@@ -1,0 +1,66 @@
+"""A start that lets a small Any4D learn camera motion from few videos, where the released one was pretrained.
+
+From plain random weights a transformer first has to discover that the same patch in two frames has something to do with
+itself; until then every camera is predicted to stand still, for thousands of steps. So positions start as a 2-D sinusoid,
+global attention starts as similarity (query and key projections alike: "mimetic initialisation", arXiv 2305.09828), and
+heads start at a still camera that looks along z, at unit distance, with no flow.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vggrpo.latent_geometry.foundation.any4d import Any4D
+from vggrpo.latent_geometry.foundation.any4d_vit import SelfAttention
+
+POSITION_AMPLITUDE = 0.5
+# Logit of a token with itself is about this squared times √(head width): 16 for heads of 64.
+SIMILARITY_SHARPNESS = 1.4
+SMALL = 0.1
+
+
+@torch.no_grad()
+def start_from_scratch(model: Any4D) -> None:
+    """Set the starting weights in place; deterministic under ``torch.manual_seed``."""
+    vit = model.encoder.model
+    dim = vit.pos_embed.shape[-1]
+    vit.pos_embed[0, 1:] = POSITION_AMPLITUDE * grid_sinusoid(vit.position_grid, dim=dim)
+    for block in model.info_sharing.self_attention_blocks[::2]:
+        attend_to_the_similar(block.get_submodule("attn"))
+    pose = model.pose_head
+    for layer in (pose.fc_t, pose.fc_rot):
+        layer.weight.mul_(SMALL)
+        layer.bias.zero_()
+    pose.fc_rot.bias[3] = 1.0
+    scale = model.scale_head.output_proj
+    scale.weight.mul_(SMALL)
+    scale.bias.fill_(math.log(3.0))
+    for prefix, bias in (("", (0.0, 0.0, 1.0, 0.0, -1.0, 1.0)), ("scene_flow_", (0.0, 0.0, 0.0))):
+        last = model.get_submodule(f"{prefix}dpt_regressor_head.conv2.2")
+        last.weight.mul_(SMALL)
+        last.bias.copy_(torch.tensor(bias))
+
+
+def attend_to_the_similar(attention: nn.Module) -> None:
+    """Query = key = an orthonormal projection for each head, so that a token attends to tokens like itself."""
+    if not isinstance(attention, SelfAttention):
+        raise TypeError(f"expected SelfAttention, got {type(attention).__name__}")
+    dim = attention.proj.in_features
+    width = dim // attention.num_heads
+    for head in range(attention.num_heads):
+        rows = torch.linalg.qr(torch.randn(dim, width)).Q.T * SIMILARITY_SHARPNESS
+        for part in range(2):
+            start = part * dim + head * width
+            attention.qkv.weight[start : start + width] = rows
+    attention.qkv.bias.zero_()
+
+
+def grid_sinusoid(side: int, *, dim: int) -> Float[Tensor, "patches dim"]:
+    """Half the channels encode the row, half the column; wavelengths from 2π to 200π patches."""
+    frequency = 100.0 ** (-torch.arange(dim // 4) / (dim // 4))
+    angle = torch.arange(side)[:, None] * frequency
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows, columns = axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)

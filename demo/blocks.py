@@ -62,7 +62,7 @@ class Page(gr.Blocks):
         self.service.store.sweep()
         for run_id in self.service.store.example_ids():
             try:
-                show(self.service, self.service.open_run(run_id), kind="example")
+                show(self.service, self.service.open_run(run_id))
             except (PageError, ValueError, OSError):
                 continue
 
@@ -132,7 +132,7 @@ def opening(service: PageService, query: Mapping[str, str]) -> list[Any]:
     frame = int(query["frame"]) if query.get("frame", "").isdecimal() else 0
     try:
         run = service.open_run(run_id)
-        value = show(service, run, kind="example" if run_id in examples else "generated", frame=frame)
+        value = show(service, run, frame=frame)
     except (PageError, ValueError) as error:
         return [error_html(str(error)), gr.skip(), prompt, seed]
     is_asked = "run" in query

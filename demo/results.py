@@ -44,10 +44,17 @@ class RunResult:
     folder: Path
     rewards: tuple[RewardTrace, ...]
     guards: dict[str, float | None]
+    kind: str = ""
+    """What made it, as its manifest says: ``generate``, ``score-video``, ``score-geometry``, ``score-latents``."""
     prompt: str = ""
     seed: int | None = None
     preset: str = ""
+    source: str = ""
+    """Name of the visitor's file, for a scored run."""
+    notes: tuple[str, ...] = ()
+    """What was done to that file before it was scored."""
     seconds: float | None = None
+    """Time it took with the models in memory."""
 
     @property
     def num_frames(self) -> int:
@@ -70,10 +77,13 @@ def read_run(folder: Path, *, run_id: str) -> RunResult:
         folder=folder,
         rewards=tuple(_read_trace(name, term) for name, term in rewards.items() if _is_trace(term)),
         guards={name: _number(value) for name, value in guards.items()},
+        kind=str(manifest.get("kind") or ""),
         prompt=str(manifest.get("prompt") or ""),
         seed=manifest.get("seed"),
         preset=str(manifest.get("preset") or ""),
-        seconds=sum(float(value) for value in timings.values() if isinstance(value, int | float)) or None,
+        source=str(manifest.get("source") or ""),
+        notes=tuple(str(note) for note in manifest.get("notes") or ()),
+        seconds=sum(_number(value) or 0.0 for phase, value in timings.items() if phase != "load") or None,
     )
 
 

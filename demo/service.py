@@ -113,11 +113,12 @@ class PageService:
 
     def generate(self, asked: GenerateInput) -> Iterator[StepReport | RunResult]:
         """Reports, then the run. Closing the iterator stops the job. Raises ``PageError``."""
-        from vggrpo.generation import GenerateRequest
 
-        preset = asked.preset or self.preset
-        request = _user_errors_as_page_errors(
-            lambda: GenerateRequest(
+        def work(report: Report, should_stop: ShouldStop) -> RunResult:
+            from vggrpo.generation import GenerateRequest
+
+            preset = asked.preset or self.preset
+            request = GenerateRequest(
                 prompt=asked.prompt,
                 preset=preset,
                 seed=asked.seed,
@@ -125,9 +126,6 @@ class PageService:
                 guidance=asked.guidance,
                 first_frame=asked.first_frame,
             )
-        )
-
-        def work(report: Report, should_stop: ShouldStop) -> RunResult:
             studio = self._studio(preset, report=report)
             run_id = self.store.new_run()
             on_progress = _relay(report)
@@ -260,16 +258,6 @@ def _as_page_error(error: Exception) -> Exception:
         return PageError(str(error))
     log.error("A job failed", exc_info=error)
     return PageError(f"The job failed ({type(error).__name__}). The server's log has the details; you can try again.")
-
-
-def _user_errors_as_page_errors(build: Callable[[], Any]) -> Any:
-    """Build something that checks itself; its ``UserError`` becomes a ``PageError``."""
-    from vggrpo.runtime.errors import UserError
-
-    try:
-        return build()
-    except UserError as error:
-        raise PageError(str(error)) from error
 
 
 def _relay(report: Report) -> Callable[[Any], None]:

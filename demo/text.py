@@ -43,6 +43,14 @@ COLOUR_LEGENDS = {
 }
 
 
+ORIGINS = {
+    "score-video": "Your video, geometry read from its frames",
+    "score-geometry": "Your geometry",
+    "score-latents": "Your latents",
+}
+"""Where a scored run's geometry comes from, by the manifest's ``kind``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TermText:
     """What the page says about a reward or a guard."""
@@ -50,6 +58,7 @@ class TermText:
     label: str
     short: str
     tip: str
+    brief: str = ""
     lowest: float = 0.0
     highest: float = 1.0
 
@@ -57,6 +66,7 @@ class TermText:
 TERMS = {
     "motion_smoothness": TermText(
         label="Camera motion",
+        brief="Camera",
         short="How steadily the camera moves and turns",
         tip="1 is a camera that never changes its speed; 0.5 is pure jitter. It looks at the recovered camera path "
         "only, so the size of the scene does not matter.",
@@ -64,6 +74,7 @@ TERMS = {
     ),
     "geometry_consistency": TermText(
         label="Geometry",
+        brief="Geometry",
         short="Whether all frames agree on one 3D scene",
         tip="Points of the other frames are projected into each frame and compared with its depth. The value is minus "
         "the mean error of the three worst frames, as a share of the scene's size: 0 is perfect, −0.05 means 5 % off.",
@@ -72,6 +83,7 @@ TERMS = {
     ),
     "scene_smoothness": TermText(
         label="Scene motion",
+        brief="Scene",
         short="Whether things move without jumps",
         tip="Scene points are followed from frame to frame. 1 means that everything keeps its speed, lower means that "
         "surfaces wobble or jump.",
@@ -118,10 +130,10 @@ ABOUT = {
         "<h2>What this is</h2>"
         "<p>Text-to-video models draw convincing frames that do not always add up to one world: walls bend, cameras "
         "jitter, objects melt as the view moves on. <a href='{paper}'>Visual Geometry GRPO</a> (VGGRPO) tunes such a "
-        "model with reinforcement learning. Its judge is a <em>latent</em> geometry model Φ_g, which reads cameras, "
-        "depth, points and scene flow straight from the video's latents, before any video is decoded.</p>"
+        "model with reinforcement learning. Its judge is a <em>latent</em> geometry model Φ<sub>g</sub>, which reads "
+        "cameras, depth, points and scene flow straight from the video's latents, before any video is decoded.</p>"
         "<p>This page is an open implementation. You write a prompt, see the video, look around in the 4D scene that "
-        "Φ_g found in its latents, and follow every reward frame by frame. All views share one clock.</p>"
+        "Φ<sub>g</sub> found in its latents, and follow every reward frame by frame. All views share one clock.</p>"
     ),
     "rewards": (
         "<h2>How to read the rewards</h2>"
@@ -135,8 +147,8 @@ ABOUT = {
         "camera. It is a genuine Wan video pipeline with a genuine Any4D-style geometry model, only small.</p>"
         "<ul><li>It knows nothing but the words below, and draws nothing but that world, at 128×128 pixels.</li>"
         "<li>Its geometry is an estimate, not the truth; errors you see in the scene may be the video's or the "
-        "reader's.</li><li>It is here to make the method visible and testable on any machine. Judge image quality by "
-        "the large presets, which need a GPU and their own weights.</li></ul>"
+        "reader's.</li><li>It is here to make the method visible and testable on any machine, not to make beautiful "
+        "video.</li></ul>"
     ),
     "api": (
         "<h2>Use it from Python</h2>"

@@ -37,7 +37,12 @@ def build_theme() -> gr.themes.Base:
         radius_size=gr.themes.sizes.radius_md,
         spacing_size=gr.themes.sizes.spacing_md,
         text_size=gr.themes.sizes.text_md,
-        font=[gr.themes.LocalFont("IBM Plex Sans", weights=_COMPLETE_WEIGHTS), "ui-sans-serif", "system-ui", "sans-serif"],
+        font=[
+            gr.themes.LocalFont("IBM Plex Sans", weights=_COMPLETE_WEIGHTS),
+            "ui-sans-serif",
+            "system-ui",
+            "sans-serif",
+        ],
         font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=_COMPLETE_WEIGHTS), "ui-monospace", "monospace"],
     )
     return theme.set(

@@ -195,7 +195,7 @@ def _add_moments(
             f"/frames/{k}/camera",
             fov=float(2.0 * np.arctan(height / (2.0 * focal))),
             aspect=width / height,
-            scale=0.16 * scene.scale,
+            scale=0.1 * scene.scale,
             line_width=2.5,
             color=ACCENT,
             image=None if scene.rgb is None else _thumbnail(scene.rgb[k]),

@@ -21,7 +21,7 @@ ERROR_MAP = "geometry_consistency"
 
 DEFAULT_FPS = 8.0
 
-STATIC_THRESHOLD = 0.02
+STATIC_THRESHOLD = 0.01
 """A point stands still while its flow stays under this share of the scene's scale, as in the rewards."""
 
 _SHAPES = {

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from scene_export.run_scene import RunScene
 
-_AZIMUTH = np.deg2rad(28.0)
-_ELEVATION = np.deg2rad(24.0)
+_AZIMUTH = np.deg2rad(38.0)
+_ELEVATION = np.deg2rad(26.0)
 _GROUND_CONE = np.cos(np.deg2rad(25.0))
 
 
@@ -36,7 +36,7 @@ def choose_viewpoint(scene: RunScene, *, shown: NDArray[np.bool_]) -> Viewpoint:
     side = np.cross(up, backward)
     direction = np.cos(_ELEVATION) * (np.cos(_AZIMUTH) * backward + np.sin(_AZIMUTH) * side) + np.sin(_ELEVATION) * up
     reach = np.linalg.norm(centres - focus, axis=1).max() if len(centres) else scene.scale
-    return Viewpoint(position=focus + direction * 1.25 * max(float(reach), 0.5 * scene.scale), look_at=focus, up=up)
+    return Viewpoint(position=focus + direction * 1.6 * max(float(reach), 0.5 * scene.scale), look_at=focus, up=up)
 
 
 def ground_up(scene: RunScene) -> NDArray[np.float64]:

@@ -16,18 +16,19 @@ def build_about(service: PageService, *, assets: Path) -> None:
     """Build the tab's content from the prose, the manifest of the weights, and the vocabulary."""
     figure = _figure(assets / "figure.svg")
     parts = [
-        '<article class="about">',
+        '<div class="about"><article>',
         ABOUT["method"].format(paper=PAPER_URL),
         figure,
         ABOUT["rewards"],
         _term_list(),
-        ABOUT["embedded"],
-        _measured(assets / "MANIFEST.json"),
-        "<h2>What it understands</h2>",
-        _vocabulary(service.vocabulary()),
         ABOUT["api"],
         ABOUT["credits"].format(paper=PAPER_URL),
-        "</article>",
+        "</article><aside>",
+        ABOUT["embedded"],
+        "<h3>Its vocabulary</h3>",
+        _vocabulary(service.vocabulary()),
+        _measured(assets / "MANIFEST.json"),
+        "</aside></div>",
     ]
     gr.HTML("".join(parts), apply_default_css=False)
 
@@ -45,8 +46,8 @@ def _figure(path: Path) -> str:
     return (
         f'<figure><img src="{file_url(path)}" alt="Figure: (a) the latent geometry model reads cameras, depth, points '
         'and scene flow from video latents; (b) its rewards train the video model without decoding video.">'
-        "<figcaption>(a) Φ_g learns to read geometry from latents. (b) Its rewards tune the video model; no video is "
-        "decoded.</figcaption></figure>"
+        "<figcaption>(a) Φ<sub>g</sub> learns to read geometry from latents. (b) Its rewards tune the video model; no "
+        "video is decoded.</figcaption></figure>"
     )
 
 
@@ -76,7 +77,9 @@ def _measured(manifest: Path) -> str:
     rows = _numbers(json.loads(manifest.read_text(encoding="utf-8")))
     if not rows:
         return ""
-    cells = "".join(f'<tr><th scope="row">{escape(name)}</th><td class="num">{value:.4g}</td></tr>' for name, value in rows)
+    cells = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td class="num">{value:.4g}</td></tr>' for name, value in rows
+    )
     head = '<thead><tr><th scope="col">Measured on held-out clips</th><th></th></tr></thead>'
     return f"<p>{ABOUT_MODEL_MEASURED}</p><table>{head}<tbody>{cells}</tbody></table>"
 

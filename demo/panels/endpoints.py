@@ -1,6 +1,6 @@
 """Named endpoints for ``gradio_client``: hidden widgets give the parameters their types, functions their names."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,9 @@ def build_endpoints(service: PageService, *, defaults: SamplingDefaults) -> None
         )
 
 
-def _stream(service: PageService, start: Any, request: gr.Request | None) -> Iterator[dict[str, Any]]:
+def _stream(
+    service: PageService, start: Callable[[], Iterator[StepReport | RunResult]], request: gr.Request | None
+) -> Iterator[dict[str, Any]]:
     """A job as JSON objects."""
     try:
         for message in start():

@@ -50,7 +50,7 @@ def _readable_examples(service: PageService) -> list[RunResult]:
 def _card(run: RunResult) -> str:
     """One example: its video at rest in the middle, its prompt and its rewards. Braces would be template code."""
     rewards = "".join(
-        f"<div><dt>{escape(describe(trace.name).label)}</dt><dd>{format_value(trace.value)}</dd></div>"
+        f"<div><dt>{escape(describe(trace.name).brief)}</dt><dd>{format_value(trace.value)}</dd></div>"
         for trace in run.rewards
     )
     middle = run.num_frames / 2 / 8

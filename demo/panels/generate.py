@@ -3,7 +3,7 @@
 The score section lives here too, because its result is looked at on the same stage.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -181,14 +181,14 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
             guidance=float(guidance),
             first_frame=Path(first_frame) if first_frame else None,
         )
-        yield from _follow(service, lambda: service.generate(asked), kind="generated")
+        yield from _follow(service, lambda: service.generate(asked))
 
     def on_score(file: str | None) -> Iterator[list[Any]]:
         if file is None:
             yield [error_html("Choose a video or a geometry.npz first."), gr.skip(), *_buttons(busy=False)]
             return
         kind = "geometry" if file.lower().endswith(".npz") else "video"
-        yield from _follow(service, lambda: service.score(Path(file), kind=kind), kind="scored")
+        yield from _follow(service, lambda: service.score(Path(file), kind=kind))
 
     def on_cancel() -> list[Any]:
         return [error_html("Cancelled. Nothing was kept."), gr.skip(), *_buttons(busy=False)]
@@ -218,23 +218,23 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
     )
 
 
-def _follow(service: PageService, start: Any, *, kind: str) -> Iterator[list[Any]]:
+def _follow(service: PageService, start: Callable[[], Iterator[StepReport | RunResult]]) -> Iterator[list[Any]]:
     """A job as updates of the page: progress, then the stage, or one line that says what is wrong."""
     yield [progress_html(StepReport(phase="load"), is_warm=service.is_warm), gr.skip(), *_buttons(busy=True)]
     try:
         for message in start():
             if isinstance(message, RunResult):
-                yield ["", show(service, message, kind=kind), *_buttons(busy=False)]
+                yield ["", show(service, message), *_buttons(busy=False)]
             else:
                 yield [progress_html(message, is_warm=service.is_warm), gr.skip(), *_buttons(busy=True)]
     except PageError as error:
         yield [error_html(str(error)), gr.skip(), *_buttons(busy=False)]
 
 
-def show(service: PageService, run: RunResult, *, kind: str, frame: int = 0) -> dict[str, Any]:
+def show(service: PageService, run: RunResult, *, frame: int = 0) -> dict[str, Any]:
     """The stage's value for a run, its page files made if needed."""
     files = prepare(run, folder=service.store.page_files(run.run_id))
-    return payload(run, files, kind=kind, frame=frame)
+    return payload(run, files, is_example=service.store.is_example(run.run_id), frame=frame)
 
 
 def _buttons(*, busy: bool) -> list[gr.Button]:

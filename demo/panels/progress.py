@@ -5,7 +5,15 @@ from html import escape
 from demo.service import StepReport
 from demo.text import PHASES
 
-_SHARES = {"load": 0.0, "text": 0.05, "denoise": 0.08, "decode": 0.78, "geometry": 0.84, "rewards": 0.92, "recording": 0.95}
+_SHARES = {
+    "load": 0.0,
+    "text": 0.05,
+    "denoise": 0.08,
+    "decode": 0.78,
+    "geometry": 0.84,
+    "rewards": 0.92,
+    "recording": 0.95,
+}
 """Where each phase starts on the bar of a warm model; the bar shows order and speed, the clock tells the time."""
 
 

@@ -56,7 +56,7 @@ function surprise() {
 function draw() {
   const parts = [];
   scene.objects.forEach((item, i) => {
-    parts.push(i ? ", a " : "A ", swatch(words.colours[item.colour]),
+    parts.push(i ? " and a " : "A ", swatch(words.colours[item.colour]),
       hole(Object.keys(words.colours), item.colour, `Colour of object ${i + 1}`, (word) => { item.colour = word; }), " ",
       hole(words.shapes, item.shape, `Shape of object ${i + 1}`, (word) => { item.shape = word; }), " that ",
       hole(words.object_motions, item.motion, `Motion of object ${i + 1}`, (word) => { item.motion = word; }, (word) => spoken[word] ?? word));
@@ -71,7 +71,10 @@ function draw() {
   if (scene.objects.length < words.most_objects) end.append(button("+ object", "Add an object", () => scene.objects.push(newObject())));
   else end.append(document.createElement("span"));
   end.append(button("Surprise me", "A random scene", surprise));
-  root.replaceChildren(...parts, end);
+  const title = document.createElement("span");
+  title.className = "builder-title";
+  title.textContent = "Fill in the blanks, or write above";
+  root.replaceChildren(title, ...parts, end);
 }
 
 function changed() {

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from demo.results import VIDEO, RunResult
-from demo.text import COLOUR_LEGENDS, COLOUR_NAMES, DOWNLOADS, EMPTY_STAGE_HINT, EMPTY_STAGE_TITLE, TERMS
+from demo.text import COLOUR_LEGENDS, COLOUR_NAMES, DOWNLOADS, EMPTY_STAGE_HINT, EMPTY_STAGE_TITLE, ORIGINS
 from demo.viewers.curves import marked_frames, reward_figure
 from demo.viewers.strips import write_strip
 from demo.viewers.table import describe, format_value, reward_table
@@ -41,7 +41,9 @@ def prepare(run: RunResult, *, folder: Path) -> PageFiles:
     if prepared.exists():
         facts = json.loads(prepared.read_text())
         if facts.pop("version") == _VERSION:
-            return PageFiles(folder=folder, **facts | {"size": tuple(facts["size"]), "colours": tuple(facts["colours"])})
+            return PageFiles(
+                folder=folder, **facts | {"size": tuple(facts["size"]), "colours": tuple(facts["colours"])}
+            )
     import scene_export
     from scene_export.colouring import available_colours, colour_scene, colour_scene_flow
 
@@ -71,13 +73,12 @@ def _write_downloads(run_folder: Path, *, folder: Path) -> None:
     scene_export.rewards_csv(run_folder, out=folder / "rewards.csv")
 
 
-def payload(run: RunResult, files: PageFiles, *, kind: str, frame: int = 0) -> dict[str, Any]:
-    """The stage's value: URLs, the figure and texts. ``kind`` is generated, example or scored."""
+def payload(run: RunResult, files: PageFiles, *, is_example: bool = False, frame: int = 0) -> dict[str, Any]:
+    """The stage's value: URLs, the figure and texts."""
     return {
         "id": run.run_id,
-        "kind": kind,
-        "title": run.prompt or {"scored": "Your file, scored"}.get(kind, "Untitled run"),
-        "facts": _facts(run, files, kind=kind),
+        "title": run.prompt or run.source or "Untitled run",
+        "facts": _facts(run, files, is_example=is_example),
         "frames": files.num_frames,
         "fps": files.fps,
         "size": list(files.size),
@@ -145,14 +146,15 @@ def read_scripts(folder: Path, names: tuple[str, ...]) -> str:
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
-def _facts(run: RunResult, files: PageFiles, *, kind: str) -> list[str]:
+def _facts(run: RunResult, files: PageFiles, *, is_example: bool) -> list[str]:
     """The line under the title."""
     height, width = files.size
-    facts = [{"example": "Example run", "scored": "Scored file"}.get(kind, "")]
+    facts = ["Example" if is_example else ORIGINS.get(run.kind, "")]
     facts.append("" if run.seed is None else f"seed {run.seed}")
     facts.append(run.preset)
     facts.append(f"{files.num_frames} frames of {width}×{height} at {files.fps:g} fps")
-    facts.append("" if run.seconds is None else f"made in {run.seconds:.1f} s")
+    facts.extend(run.notes)
+    facts.append("" if run.seconds is None or is_example else f"{run.seconds:.1f} s")
     return [fact for fact in facts if fact]
 
 
@@ -170,13 +172,7 @@ def _term(run: RunResult, position: int) -> dict[str, Any]:
 def _worst_frames(run: RunResult) -> list[dict[str, Any]]:
     """Chips: the frames where a reward is lowest, the geometry's worst ones first."""
     order = sorted(run.rewards, key=lambda trace: trace.name != "geometry_consistency")
-    chips = []
-    for trace in order:
-        if trace.name not in TERMS and not trace.worst_frames:
-            continue
-        for frame in marked_frames(trace):
-            chips.append({"frame": frame, "term": describe(trace.name).label})
-    return chips
+    return [{"frame": frame, "term": describe(trace.name).label} for trace in order for frame in marked_frames(trace)]
 
 
 def stage_files() -> tuple[Path, ...]:

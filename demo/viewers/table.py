@@ -27,7 +27,8 @@ def format_value(value: float | None) -> str:
 def describe(name: str) -> TermText:
     """What the page says about a reward or guard; its bare name where the page knows nothing better."""
     known = TERMS.get(name) or GUARDS.get(name)
-    return known or TermText(label=name.replace("_", " ").capitalize(), short="", tip="")
+    label = name.replace("_", " ").capitalize()
+    return known or TermText(label=label, brief=label, short="", tip="")
 
 
 def _reward_row(trace: RewardTrace) -> str:

@@ -85,9 +85,22 @@ async function drawCurves(plot, { run, plotly, onSeek }) {
     return;
   }
   if (!plot.isConnected) await new Promise((resolve) => requestAnimationFrame(resolve));
-  await window.Plotly.newPlot(plot, run.figure.data, run.figure.layout, { displayModeBar: false, responsive: true });
+  const layout = structuredClone(run.figure.layout);
+  if (isNarrow()) leaveRoomForLabels(layout, run.terms.length);
+  await window.Plotly.newPlot(plot, run.figure.data, layout, { displayModeBar: false, responsive: true });
   plot.on("plotly_hover", (event) => onSeek(event.points[0].x));
   plot.on("plotly_click", (event) => onSeek(event.points[0].x));
+}
+
+/** On a phone the rows' names stand above their curves instead of beside them. */
+function leaveRoomForLabels(layout, rows) {
+  for (let row = 0; row < rows; row++) {
+    layout[row ? `yaxis${row + 1}` : "yaxis"].domain = [1 - (row + 0.94) / rows, 1 - (row + 0.38) / rows];
+  }
+}
+
+function isNarrow() {
+  return window.matchMedia("(max-width: 760px)").matches;
 }
 
 /** As many thumbnails as fit; each stands for a run of frames. */

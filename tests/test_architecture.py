@@ -134,7 +134,7 @@ def layers_are_kept(module: Module) -> Iterator[str]:
     """A part of vggrpo imports lower parts only."""
     own = layer_of(module.name)
     for entry in imports_of(module):
-        if not entry.is_under("vggrpo") or entry.target == "vggrpo" or own is None:
+        if not entry.is_under("vggrpo") or entry.target in {"vggrpo", "vggrpo.__version__"} or own is None:
             continue
         same_part = entry.target.split(".")[1] == module.name.split(".")[1]
         row = layer_of(entry.target)

@@ -100,6 +100,13 @@ class Studio:
         """The preset's video VAE."""
         return self.models.vae
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[C, T, h, w] of one video's latents."""
+        config, preset = self.vae.model.config, self.preset
+        cells = (preset.height // config["scale_factor_spatial"], preset.width // config["scale_factor_spatial"])
+        return (config["z_dim"], preset.latent_frames, *cells)
+
     def unknown_words(self, prompt: str) -> list[str]:
         """Words that the model has never seen; none where the vocabulary is open."""
         return vocabulary.unknown_words(prompt) if self.preset.closed_vocabulary else []
@@ -126,10 +133,7 @@ class Studio:
             guidance=guidance,
             first_frame=self._first_frame(request.first_frame),
         )
-        config = self.vae.model.config
-        cells = (preset.height // config.scale_factor_spatial, preset.width // config.scale_factor_spatial)
-        shape = (1, config.z_dim, preset.latent_frames, *cells)
-        noise = draw_noise(shape, seed=request.seed, device=self.models.device)
+        noise = draw_noise((1, *self.latent_shape), seed=request.seed, device=self.models.device)
         steps = preset.steps if request.steps is None else request.steps
         if request.adapter is not None:
             load_adapter(self.models.transformer, request.adapter)

@@ -5,6 +5,7 @@ learns with the transformer. On a share of clips the prompt is dropped (for clas
 first latent frame is given clean at timestep 0 (as Wan 2.2 TI2V has it), so that a user can give a first frame.
 """
 
+import copy
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class VideoTraining:
     architecture: VideoArchitecture = field(default_factory=VideoArchitecture)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=2400,
+            steps=1800,
             learning_rate=1e-3,
             warmup_steps=100,
             weight_decay=0.01,
@@ -104,7 +105,7 @@ class VideoTraining:
             sample_every=300,
         )
     )
-    clips: int = 2000
+    clips: int = 1500
     batch: int = 12
     num_frames: int = 17
     size: int = 128
@@ -135,6 +136,8 @@ def pretrain_video(config: VideoTraining, out: Path, *, resume: bool = False) ->
     def sample(step: int) -> None:
         loop.use_ema()
         save_samples(transformer, encoder, tokenizer, vae, path=out / "samples" / f"step-{step:06d}.png", config=config)
+        # A pipeline to look at, and for train-lgm to begin with, long before the training ends.
+        save_pipeline(config, out / "pipeline", transformer=transformer, encoder=encoder, tokenizer=tokenizer)
         loop.use_masters()
 
     result = loop.run(losses, resume=resume, sample=sample)
@@ -249,7 +252,7 @@ def save_pipeline(
     shutil.rmtree(folder, ignore_errors=True)
     WanPipeline(
         tokenizer=tokenizer,
-        text_encoder=encoder.to(torch.bfloat16),
+        text_encoder=copy.deepcopy(encoder).to(torch.bfloat16),
         vae=VideoVAE.load(config.vae, dtype=torch.bfloat16, device=torch.device("cpu")).model,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=config.shift),
         transformer=transformer,

@@ -1,7 +1,7 @@
 """A start that lets a small Any4D learn camera motion from few videos, where the released one was pretrained.
 
 From plain random weights a transformer first has to discover that the same patch in two frames has something to do with
-itself; until then every camera is predicted to stand still, for thousands of steps. So positions start as a 2-D sinusoid,
+itself; until then every camera is predicted to stand still. So positions start as a 2-D sinusoid,
 global attention starts as similarity (query and key projections alike: "mimetic initialisation", arXiv 2305.09828), and
 heads start at a still camera that looks along z, at unit distance, with no flow.
 """

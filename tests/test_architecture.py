@@ -360,5 +360,5 @@ def test_every_third_party_import_is_required() -> None:
 
 
 def test_required_distributions_reads_names_only() -> None:
-    text = '# numpy\ntorch>=2.8\n-r other.txt\nopen3d-cpu>=0.19; sys_platform == "linux"\npyright[nodejs]>=1\nA_b.c\n'
-    assert required_distributions(text) == {"torch", "open3d-cpu", "pyright", "a-b-c"}
+    text = '# numpy\ntorch>=2.8\n-r other.txt\nopen3d-cpu>=0.19; sys_platform == "linux"\nsome[extra]>=1\nA_b.c\n'
+    assert required_distributions(text) == {"torch", "open3d-cpu", "some", "a-b-c"}

@@ -62,7 +62,7 @@ def test_both_geometry_models_are_measured_alike(manifest: dict) -> None:
 
 
 def test_the_pipeline_loads_with_stock_diffusers() -> None:
-    pipeline = WanPipeline.from_pretrained(ASSETS / "tiny", torch_dtype=torch.bfloat16, local_files_only=True)
+    pipeline = WanPipeline.from_pretrained(ASSETS / "tiny", dtype=torch.bfloat16, local_files_only=True)
     assert type(pipeline.vae) is AutoencoderKLWan
     assert type(pipeline.transformer) is WanTransformer3DModel
     assert type(pipeline.text_encoder) is UMT5EncoderModel

@@ -1,9 +1,12 @@
 """The README tells the truth: its links lead somewhere, its commands exist, a Space can read its head."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from vggrpo.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,3 +64,13 @@ def test_no_placeholder_is_left() -> None:
 def test_every_script_is_there(line: str) -> None:
     script, command = line.split()[1:3]
     assert re.search(rf"^  {command}\)", (ROOT / script).read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("python -m vggrpo")])
+def test_every_command_and_option_exists(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(line)[3:]
+    first_option = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    assert main([*words[:first_option], "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in (word for word in words if word.startswith("--")):
+        assert option in shown

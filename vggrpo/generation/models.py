@@ -5,11 +5,14 @@ from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from vggrpo.latent_geometry.connector import ConnectorConfig
 from vggrpo.latent_geometry.foundation.any4d import Any4D
 from vggrpo.latent_geometry.foundation.any4d_checkpoint import load_any4d
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG
+from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.model import LatentGeometryConfig, LatentGeometryModel
 from vggrpo.latents import VideoVAE
 from vggrpo.policy.backbone import TextConditioner, load_transformer
@@ -81,6 +84,8 @@ def _build_debug_models(preset: Preset) -> Models:
         torch.nn.init.normal_(transformer.proj_out.weight, std=0.05)
         vae = DEBUG_VAE.build()
         geometry = Any4D(DEBUG)
+        # Plain random heads put every point behind the camera, where no reward can be measured.
+        start_from_scratch(geometry)
         connector = ConnectorConfig(latent_channels=DEBUG_VAE.z_dim, token_dim=geometry.token_dim)
         latent_geometry = LatentGeometryModel(geometry, LatentGeometryConfig(block=1, connector=connector, lora_rank=4))
     for module in (encoder, transformer, vae, geometry, latent_geometry):
@@ -100,17 +105,45 @@ def load_adapter(transformer: WanTransformer3DModel, path: Path) -> None:
     file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
     if not file.is_file() or file.suffix != ".safetensors":
         raise UserError(f"{path} holds no LoRA: give a .safetensors file or a folder that train wrote.")
+    misfit = _find_misfit(transformer, _read_shapes(file))
+    if misfit:
+        raise UserError(f"{file} does not fit this video model ({misfit}): give a LoRA that was trained on it.")
     try:
         transformer.load_lora_adapter(file.parent, weight_name=file.name, prefix="transformer", adapter_name="user")
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         remove_adapter(transformer)
         reason = str(error).splitlines()[0]
         raise UserError(f"{file} does not fit this video model ({reason}).") from error
-    if "user" not in getattr(transformer, "peft_config", {}):
-        raise UserError(f"{file} holds no LoRA for this video model's transformer.")
+
+
+def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file, by name. Raises a UserError for a damaged file."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is no safetensors file, or a damaged one: give another adapter.") from error
+
+
+def _find_misfit(transformer: WanTransformer3DModel, shapes: dict[str, tuple[int, ...]]) -> str | None:
+    """What keeps a LoRA from fitting: diffusers would leave out what it finds no place for, with a warning only."""
+    prefix = "transformer."
+    pairs = [name for name in shapes if name.startswith(prefix) and name.endswith("lora_A.weight")]
+    if not pairs:
+        return "it holds no LoRA for a transformer"
+    linears = {name: module for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    for name in pairs:
+        layer = name.removeprefix(prefix).removesuffix(".lora_A.weight")
+        if layer not in linears:
+            return f"the model has no layer {layer}"
+        sizes = (shapes[name][-1], shapes.get(name.replace("lora_A", "lora_B"), (0,))[0])
+        expected = (linears[layer].in_features, linears[layer].out_features)
+        if sizes != expected:
+            return f"{layer} maps {expected[0]} to {expected[1]} features, the LoRA's {sizes[0]} to {sizes[1]}"
+    return None
 
 
 def remove_adapter(transformer: WanTransformer3DModel) -> None:
-    """Back to the base model."""
-    if "user" in getattr(transformer, "peft_config", {}):
-        transformer.delete_adapters("user")
+    """Back to the base model, without the wrappers that deleting an adapter alone would leave around its layers."""
+    if hasattr(transformer, "peft_config"):
+        transformer.unload_lora()

@@ -19,6 +19,8 @@ from vggrpo.types import SceneGeometry
 # A point of view 0 lands on view i's surface if its depth there agrees to this share; otherwise it is hidden.
 SURFACE_TOLERANCE = 0.05
 MIN_DEPTH = 1e-6
+SHORTEST_FOCAL = 0.05
+"""In image widths: a field of view of 169 degrees."""
 
 
 def to_scene_geometry(output: Any4DOutput) -> SceneGeometry:
@@ -74,7 +76,8 @@ def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N
     """Pinhole K in pixels that explains the rays of the pixel centres best, without skew.
 
     Least squares of f_x x + c_x z = u z (and y, v alike) over all pixels: linear, no division by a small z, and exact
-    for the rays of a pinhole camera. Rays behind the camera (z <= 0) have no pixel and get no weight.
+    for the rays of a pinhole camera. Rays behind the camera (z <= 0) have no pixel and get no weight. Rays that no
+    camera has (all alike or mirrored: an untrained model) get a centred camera as long as the image is wide.
     """
     height, width = rays.shape[-3:-1]
     options = {"dtype": torch.float64, "device": rays.device}
@@ -86,6 +89,10 @@ def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N
     focal_x, centre_x = _fit_axis(precise[..., 0] * front, z, columns.expand(height, width))
     focal_y, centre_y = _fit_axis(precise[..., 1] * front, z, rows.expand(height, width))
     zero, one = torch.zeros_like(focal_x), torch.ones_like(focal_x)
+    is_camera = torch.minimum(focal_x, focal_y) > SHORTEST_FOCAL * width
+    focal_x, focal_y = (torch.where(is_camera, focal, float(width)) for focal in (focal_x, focal_y))
+    centre_x = torch.where(is_camera, centre_x, 0.5 * width)
+    centre_y = torch.where(is_camera, centre_y, 0.5 * height)
     entries = (focal_x, zero, centre_x, zero, focal_y, centre_y, zero, zero, one)
     return torch.stack(entries, dim=-1).unflatten(-1, (3, 3)).to(rays.dtype)
 

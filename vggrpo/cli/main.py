@@ -1,0 +1,89 @@
+"""Parse, run one command, and turn every mistake of the user into one line and exit code 2."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+import tyro
+
+from vggrpo.cli import commands
+from vggrpo.cli.terminal import Outcome, note, show
+from vggrpo.runtime.errors import Cancelled, UserError
+
+PROGRAM = "python -m vggrpo"
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+_TERMINATED = 143
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 1 the machine's fault."""
+    # Progress and results are ours to show; the libraries' banners would bury the one line that matters.
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    try:
+        command = _parse(sys.argv[1:] if argv is None else argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else MISUSED
+    with _TerminatedCleanly():
+        try:
+            show(_run(command), as_json=command.json)
+        except UserError as error:
+            note(f"error: {error}")
+            return MISUSED
+        except (KeyboardInterrupt, Cancelled):
+            note("interrupted: nothing half-written was left.")
+            return INTERRUPTED
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            note(f"error: {place}{error.strerror or error}; free space or choose another folder.")
+            return FAILED
+    return OK
+
+
+class _TerminatedCleanly:
+    """Within it SIGTERM unwinds like Ctrl-C, so that half-built folders are removed."""
+
+    def __enter__(self) -> None:
+        """Signals belong to the main thread; elsewhere nothing changes."""
+        self._previous = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, _stop)
+
+    def __exit__(self, *_: object) -> None:
+        """The handler that was there before."""
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(_TERMINATED)
+
+
+def _parse(argv: Sequence[str]) -> commands.Command:
+    """The command and its options. tyro prints help and mistakes, and exits with 0 or 2."""
+    parsed = tyro.cli(
+        commands.AnyCommand,  # type: ignore[arg-type] - a union is a form that tyro reads, but no type
+        args=list(argv),
+        prog=PROGRAM,
+        description="VGGRPO Studio: world-consistent text-to-video, judged by its 4D geometry.",
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs),
+    )
+    return parsed.stage if isinstance(parsed, commands.Pretrain) else parsed
+
+
+def _run(command: commands.Command) -> Outcome:
+    """Import what the command needs, and run it."""
+    if isinstance(command, commands.Presets):
+        from vggrpo.cli.listing import list_presets
+
+        return list_presets()
+    if isinstance(command, commands.Generate | commands.Score | commands.Bench | commands.Examples):
+        from vggrpo.cli import inference
+
+        return inference.run(command)
+    from vggrpo.cli import training
+
+    return training.run(command)

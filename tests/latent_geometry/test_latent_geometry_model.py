@@ -184,7 +184,7 @@ def test_training_logs_every_term_and_lowers_the_loss(debug_model: Any4D, tmp_pa
     )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {"align/camera", "align/depth", "align/points", "align/flow", "loss", "grad_norm"} <= lines[0].keys()
-    assert result.last_metrics["loss"] < 0.7 * lines[0]["loss"]
+    assert result.last_metrics["loss"] < 0.85 * lines[0]["loss"]
     assert (tmp_path / "stitching.json").is_file()
 
 

@@ -33,6 +33,10 @@ class AlignmentWeights:
     depth_gradient: float = 0.005
 
 
+EMBEDDED_WEIGHTS = AlignmentWeights(camera=5.0, camera_step=10.0, flow=10.0, intrinsics=1.0)
+"""For the small models: terms brought to about the same size, and the camera's steps, which r_motion is made of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """One model's account of a video: what it decodes, and the encoder features that it decodes it from."""

@@ -6,12 +6,12 @@ model generated (latents as they left the sampler, video as decoded), which clos
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vggrpo.latent_geometry.alignment_loss import AlignmentWeights, Reading, alignment_losses
+from vggrpo.latent_geometry.alignment_loss import EMBEDDED_WEIGHTS, AlignmentWeights, Reading, alignment_losses
 from vggrpo.latent_geometry.connector import ConnectorConfig
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_metrics
@@ -37,7 +37,7 @@ class LgmTraining:
 
     connector: ConnectorConfig
     loop: LoopConfig
-    weights: AlignmentWeights = field(default_factory=AlignmentWeights)
+    weights: AlignmentWeights = EMBEDDED_WEIGHTS
     lora_rank: int = 64
     lora_alpha: int = 32
     search_clips: int = 64

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vggrpo.geometry.projection import rigid_inverse
+from vggrpo.geometry.projection import pixel_grid, rigid_inverse
 from vggrpo.geometry.so3 import matrix_from_quaternion
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.base import DecodedFrames
@@ -80,14 +80,12 @@ def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N
     camera has (all alike or mirrored: an untrained model) get a centred camera as long as the image is wide.
     """
     height, width = rays.shape[-3:-1]
-    options = {"dtype": torch.float64, "device": rays.device}
-    columns = torch.arange(width, **options) + 0.5
-    rows = (torch.arange(height, **options) + 0.5)[:, None]
     precise = rays.double()
+    pixels = pixel_grid(height, width, like=precise)
     front = (precise[..., 2] > MIN_DEPTH).double()
     z = precise[..., 2] * front
-    focal_x, centre_x = _fit_axis(precise[..., 0] * front, z, columns.expand(height, width))
-    focal_y, centre_y = _fit_axis(precise[..., 1] * front, z, rows.expand(height, width))
+    focal_x, centre_x = _fit_axis(precise[..., 0] * front, z, pixels[..., 0])
+    focal_y, centre_y = _fit_axis(precise[..., 1] * front, z, pixels[..., 1])
     zero, one = torch.zeros_like(focal_x), torch.ones_like(focal_x)
     is_camera = torch.minimum(focal_x, focal_y) > SHORTEST_FOCAL * width
     focal_x, focal_y = (torch.where(is_camera, focal, float(width)) for focal in (focal_x, focal_y))

@@ -38,9 +38,9 @@ def start_from_scratch(model: Any4D) -> None:
     scale.weight.mul_(SMALL)
     scale.bias.fill_(math.log(3.0))
     for prefix, bias in (("", (0.0, 0.0, 1.0, 0.0, -1.0, 1.0)), ("scene_flow_", (0.0, 0.0, 0.0))):
-        last = model.get_submodule(f"{prefix}dpt_regressor_head.conv2.2")
-        last.weight.mul_(SMALL)
-        last.bias.copy_(torch.tensor(bias))
+        last = f"{prefix}dpt_regressor_head.conv2.2"
+        model.get_parameter(f"{last}.weight").mul_(SMALL)
+        model.get_parameter(f"{last}.bias").copy_(torch.tensor(bias))
 
 
 def attend_to_the_similar(attention: nn.Module) -> None:

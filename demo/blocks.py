@@ -69,13 +69,12 @@ class Page(gr.Blocks):
 
 def build_page(service: PageService, *, assets: Path) -> Page:
     """The whole page over a service."""
-    player, plotly = player_page(), plotly_script()
     defaults = service.sampling_defaults()
     with Page(service, assets=assets) as page:
         _masthead(service)
         with gr.Tabs(selected="generate") as tabs:
             with gr.Tab("Generate & inspect", id="generate"):
-                panel = build_generate(service, defaults=defaults, player=player, plotly=plotly)
+                panel = build_generate(service, defaults=defaults)
             with gr.Tab("Gallery", id="gallery"):
                 gallery = build_gallery(service)
             with gr.Tab("About", id="about"):

@@ -4,9 +4,9 @@ One accent, a vermilion, marks *now*: the current frame, its camera, the playhea
 ink on paper, or the reverse in the dark.
 """
 
-import gradio as gr
+from gradio.themes import Base, Color, LocalFont, colors, sizes
 
-ACCENT = gr.themes.Color(
+ACCENT = Color(
     name="vermilion",
     c50="#fff3ef",
     c100="#ffe4db",
@@ -28,22 +28,22 @@ _INK, _PAPER = "#17181c", "#ffffff"
 _DARK_PAGE, _DARK_CARD, _DARK_LINE = "#0e0f12", "#16181d", "#2a2d35"
 
 
-def build_theme() -> gr.themes.Base:
+def build_theme() -> Base:
     """The theme, with fonts that Gradio ships, so the page needs no network."""
-    theme = gr.themes.Base(
+    theme = Base(
         primary_hue=ACCENT,
-        secondary_hue=gr.themes.colors.zinc,
-        neutral_hue=gr.themes.colors.zinc,
-        radius_size=gr.themes.sizes.radius_md,
-        spacing_size=gr.themes.sizes.spacing_md,
-        text_size=gr.themes.sizes.text_md,
+        secondary_hue=colors.zinc,
+        neutral_hue=colors.zinc,
+        radius_size=sizes.radius_md,
+        spacing_size=sizes.spacing_md,
+        text_size=sizes.text_md,
         font=[
-            gr.themes.LocalFont("IBM Plex Sans", weights=_COMPLETE_WEIGHTS),
+            LocalFont("IBM Plex Sans", weights=_COMPLETE_WEIGHTS),
             "ui-sans-serif",
             "system-ui",
             "sans-serif",
         ],
-        font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=_COMPLETE_WEIGHTS), "ui-monospace", "monospace"],
+        font_mono=[LocalFont("IBM Plex Mono", weights=_COMPLETE_WEIGHTS), "ui-monospace", "monospace"],
     )
     return theme.set(
         body_background_fill="#fafafa",

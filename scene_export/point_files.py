@@ -1,6 +1,7 @@
 """A run's scene for other programs: every valid point as .ply, the scene with its cameras as .glb."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 from scene_export.colouring import colour_scene
 from scene_export.run_scene import RunScene, read_scene
 from scene_export.sampling import even_subset, shown_pixels
+
+if TYPE_CHECKING:
+    from trimesh.path import Path3D
 
 GLB_POINTS = 120_000
 """Cap of points in a .glb, which web viewers load whole."""
@@ -78,7 +82,9 @@ def export_glb(folder: Path, *, out: Path | None = None) -> Path:
         name = f"camera_{k:03d}"
         model.add_geometry(_frustum(scene, frame=k), node_name=name, geom_name=f"{name}_frustum", transform=pose)
     path = out or folder / "scene.glb"
-    path.write_bytes(model.export(file_type="glb"))
+    exported = model.export(file_type="glb")
+    assert isinstance(exported, bytes), "trimesh exports .glb as bytes"
+    path.write_bytes(exported)
     return path
 
 
@@ -87,9 +93,10 @@ def _natural_colours(scene: RunScene) -> NDArray[np.uint8]:
     return colour_scene(scene, colour="depth" if scene.rgb is None else "rgb")
 
 
-def _frustum(scene: RunScene, *, frame: int) -> "object":
+def _frustum(scene: RunScene, *, frame: int) -> "Path3D":
     """A camera's pyramid as lines in its own glTF frame (looks along −z)."""
-    import trimesh
+    from trimesh.path import Path3D
+    from trimesh.path.exchange.misc import lines_to_path
 
     height, width = scene.size
     length = 0.12 * scene.scale
@@ -98,4 +105,4 @@ def _frustum(scene: RunScene, *, frame: int) -> "object":
     rays = (corners @ inverse.T) * length @ GLTF_FROM_OPENCV[:3, :3].T
     apex = np.zeros(3)
     lines = [np.stack([apex, ray]) for ray in rays] + [np.stack([rays[i], rays[(i + 1) % 4]]) for i in range(4)]
-    return trimesh.load_path(np.stack(lines))
+    return Path3D(**lines_to_path(np.stack(lines)))

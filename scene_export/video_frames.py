@@ -23,7 +23,7 @@ def read_frames(path: Path) -> VideoFrames:
         stream = container.streams.video[0]
         fps = float(stream.average_rate or 8)
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    return VideoFrames(rgb=np.stack(frames), fps=fps)
+    return VideoFrames(rgb=np.stack(frames).astype(np.uint8, copy=False), fps=fps)
 
 
 def resize_frames(rgb: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -13,27 +12,23 @@ from demo.viewers.stage import file_url, read_scripts
 from demo.viewers.table import describe, format_value
 
 
-class GalleryCards(gr.HTML):
-    """The cards; fires ``open`` with the name of the run that was clicked."""
+def build_gallery(service: PageService) -> gr.HTML | None:
+    """Build the tab's content: cards that fire ``open`` with the name of the run that was clicked.
 
-    def __init__(self, *, cards: str, **options: Any) -> None:
-        super().__init__(
-            value=None,
-            html_template=f'<div class="gallery">{cards}</div>',
-            js_on_load=read_scripts(Path(__file__).parent, ("gallery.js",)),
-            apply_default_css=False,
-            **options,
-        )
-
-
-def build_gallery(service: PageService) -> GalleryCards | None:
-    """Build the tab's content; None without examples, so that nobody wires a click to nothing."""
+    None without examples, so that nobody wires a click to nothing.
+    """
     runs = _readable_examples(service)
     if not runs:
         gr.HTML(f'<div class="stage"><div class="empty"><h2>No examples</h2><p>{escape(GALLERY_EMPTY)}</p></div></div>')
         return None
     gr.HTML(f'<p class="lead">{escape(GALLERY_INTRO)}</p>')
-    return GalleryCards(cards="".join(_card(run) for run in runs), elem_id="gallery")
+    return gr.HTML(
+        value=None,
+        html_template=f'<div class="gallery">{"".join(_card(run) for run in runs)}</div>',
+        js_on_load=read_scripts(Path(__file__).parent, ("gallery.js",)),
+        apply_default_css=False,
+        elem_id="gallery",
+    )
 
 
 def _readable_examples(service: PageService) -> list[RunResult]:

@@ -15,7 +15,7 @@ from demo.panels.progress import error_html, progress_html
 from demo.results import RunResult
 from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport
 from demo.text import FIRST_FRAME_HINT, PROMPT_PLACEHOLDER, SCORE_HINT, UNKNOWN_WORDS
-from demo.viewers.stage import Stage, payload, prepare, read_scripts
+from demo.viewers.stage import build_stage, payload, prepare, read_scripts
 
 ONE_JOB = "studio"
 """Gradio's queue of everything that uses the models: one at a time."""
@@ -39,31 +39,7 @@ class GeneratePanel:
     prompt: gr.Textbox
     seed: gr.Number
     notice: gr.HTML
-    stage: Stage
-
-
-class PromptBuilder(gr.HTML):
-    """The sentence with holes; fires ``compose`` with the visitor's choices."""
-
-    def __init__(self, service: PageService, **options: Any) -> None:
-        words = service.vocabulary()
-        super().__init__(
-            value=None,
-            html_template='<div class="builder" role="group" aria-label="Prompt builder"></div>',
-            js_on_load=read_scripts(Path(__file__).parent, ("prompt_builder.js",)),
-            apply_default_css=False,
-            words={
-                "colours": {name: list(rgb) for name, rgb in words.colours.items()},
-                "shapes": list(words.shapes),
-                "floor_colours": {name: list(rgb) for name, rgb in words.floor_colours.items()},
-                "floor_patterns": list(words.floor_patterns),
-                "camera_moves": list(words.camera_moves),
-                "object_motions": list(words.object_motions),
-                "most_objects": words.most_objects,
-            },
-            start=FIRST_SCENE,
-            **options,
-        )
+    stage: gr.HTML
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +48,7 @@ class _Controls:
 
     prompt: gr.Textbox
     words: gr.HTML
-    builder: PromptBuilder
+    builder: gr.HTML
     seed: gr.Number
     dice: gr.Button
     steps: gr.Slider
@@ -84,14 +60,14 @@ class _Controls:
     score: gr.Button
 
 
-def build_generate(service: PageService, *, defaults: SamplingDefaults, player: Path, plotly: Path) -> GeneratePanel:
+def build_generate(service: PageService, *, defaults: SamplingDefaults) -> GeneratePanel:
     """Build the tab and wire it."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=0, min_width=320, elem_id="controls"):
             controls = _build_controls(service, defaults=defaults)
         with gr.Column(scale=1, min_width=360):
             notice = gr.HTML("", elem_id="notice", apply_default_css=False)
-            stage = Stage(player=player, plotly=plotly, elem_id="stage")
+            stage = build_stage()
     _wire_words(service, controls)
     _wire_jobs(service, controls, notice=notice, stage=stage)
     return GeneratePanel(prompt=controls.prompt, seed=controls.seed, notice=notice, stage=stage)
@@ -108,7 +84,7 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
         elem_id="prompt",
     )
     words = gr.HTML("", elem_id="unknown-words", apply_default_css=False)
-    builder = PromptBuilder(service, elem_id="builder")
+    builder = _build_prompt_builder(service)
     with gr.Row(elem_id="seed-row"):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed")
         dice = gr.Button("⚄", elem_id="dice", min_width=44, scale=0)
@@ -144,6 +120,28 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
     )
 
 
+def _build_prompt_builder(service: PageService) -> gr.HTML:
+    """The sentence with holes; fires ``compose`` with the visitor's choices."""
+    words = service.vocabulary()
+    return gr.HTML(
+        value=None,
+        html_template='<div class="builder" role="group" aria-label="Prompt builder"></div>',
+        js_on_load=read_scripts(Path(__file__).parent, ("prompt_builder.js",)),
+        apply_default_css=False,
+        elem_id="builder",
+        words={
+            "colours": {name: list(rgb) for name, rgb in words.colours.items()},
+            "shapes": list(words.shapes),
+            "floor_colours": {name: list(rgb) for name, rgb in words.floor_colours.items()},
+            "floor_patterns": list(words.floor_patterns),
+            "camera_moves": list(words.camera_moves),
+            "object_motions": list(words.object_motions),
+            "most_objects": words.most_objects,
+        },
+        start=FIRST_SCENE,
+    )
+
+
 def _wire_words(service: PageService, controls: _Controls) -> None:
     """Builder → prompt, prompt → unknown words, dice → seed."""
 
@@ -167,7 +165,7 @@ def _wire_words(service: PageService, controls: _Controls) -> None:
     controls.dice.click(None, None, controls.seed, js="() => Math.floor(Math.random() * 1e6)", **quiet)
 
 
-def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, stage: Stage) -> None:
+def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, stage: gr.HTML) -> None:
     """Generate, score and cancel."""
     outputs = [notice, stage, controls.generate, controls.score, controls.cancel]
 

@@ -69,33 +69,42 @@ function showRun(run) {
     badge.textContent = `${k}`;
   }
 
-  let clockStart = 0;
-  const isPlaying = () => (video ? !video.paused : clockStart > 0);
+  // Without a video the stage keeps time itself; `ownClock` is the moment at which frame 0 began, or null.
+  let ownClock = null;
+  const isPlaying = () => (video ? !video.paused : ownClock !== null);
   function play() {
-    if (video) video.play().catch(() => {});
-    else clockStart = performance.now() - (1000 * (frame + 0.5)) / run.fps;
+    if (video) return video.play().catch(() => {});
+    ownClock = performance.now() - (1000 * (frame + 0.5)) / run.fps;
+    follow();
   }
-  function pause() { if (video) video.pause(); clockStart = 0; }
+  function pause() {
+    if (video) return video.pause();
+    ownClock = null;
+    showState();
+  }
   function toggle() { if (isPlaying()) { pause(); snap(); } else play(); }
   function step(by) { pause(); go(frame + by); }
   /** A paused video stands in the middle of a frame, so that a seek to the same frame changes nothing. */
   function snap() { if (video) video.currentTime = (frame + 0.5) / run.fps; }
 
+  /** Called for every display frame while something plays, and not at all while nothing does. */
   function tick() {
-    if (!isAlive) return;
-    if (isPlaying()) {
-      const seconds = video ? video.currentTime : (performance.now() - clockStart) / 1000;
-      go(Math.floor(seconds * run.fps + 1e-3) % run.frames, true);
-    }
-    const state = isPlaying() ? "pause" : "play";
-    if (playButton.dataset.icon !== state) {
-      playButton.dataset.icon = state;
-      playButton.replaceChildren(icon(ICONS[state]));
-      playButton.title = state === "play" ? "Play (space)" : "Pause (space)";
-      playButton.setAttribute("aria-label", playButton.title);
-    }
+    if (!isAlive || !isPlaying()) return showState();
+    const seconds = video ? video.currentTime : (performance.now() - ownClock) / 1000;
+    go(Math.floor(seconds * run.fps + 1e-3) % run.frames, true);
     requestAnimationFrame(tick);
   }
+  function follow() { showState(); tick(); }
+  function showState() {
+    const state = isPlaying() ? "pause" : "play";
+    if (playButton.dataset.icon === state) return;
+    playButton.dataset.icon = state;
+    playButton.replaceChildren(icon(ICONS[state]));
+    playButton.title = state === "play" ? "Play (space)" : "Pause (space)";
+    playButton.setAttribute("aria-label", playButton.title);
+  }
+  video?.addEventListener("play", follow);
+  video?.addEventListener("pause", showState);
 
   // Colours ------------------------------------------------------------------------------------------------------
   function paint(i) {
@@ -137,7 +146,6 @@ function showRun(run) {
   go(run.frame);
   rememberRun(run);
   if (!reducedMotion.matches && run.frame === 0) play();
-  tick();
 
   return () => {
     isAlive = false;

@@ -119,26 +119,22 @@ def file_url(path: Path) -> str:
     return f"gradio_api/file={quote(str(path.resolve()))}"
 
 
-class Stage(gr.HTML):
-    """The component. Its value is ``payload`` or None; it sends nothing back, all its state lives in the browser."""
+def build_stage() -> gr.HTML:
+    """The component. Its value is ``payload`` or None; it sends nothing back, all its state lives in the browser.
 
-    def __init__(self, *, player: Path, plotly: Path, **options: Any) -> None:
-        super().__init__(
-            value=None,
-            html_template='<div class="stage" data-frame="0"></div>',
-            css_template="",
-            js_on_load=read_scripts(_HERE, _SCRIPTS),
-            apply_default_css=False,
-            player=file_url(player),
-            plotly=file_url(plotly),
-            empty_title=EMPTY_STAGE_TITLE,
-            empty_hint=EMPTY_STAGE_HINT,
-            **options,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        """For clients that ask: an object of URLs."""
-        return {"type": "object", "description": "what the stage shows: URLs of one run's files"}
+    A function and not a subclass of ``gr.HTML``: Gradio writes a stub file beside every module that defines one.
+    """
+    return gr.HTML(
+        value=None,
+        html_template='<div class="stage" data-frame="0"></div>',
+        js_on_load=read_scripts(_HERE, _SCRIPTS),
+        apply_default_css=False,
+        elem_id="stage",
+        player=file_url(player_page()),
+        plotly=file_url(plotly_script()),
+        empty_title=EMPTY_STAGE_TITLE,
+        empty_hint=EMPTY_STAGE_HINT,
+    )
 
 
 def read_scripts(folder: Path, names: tuple[str, ...]) -> str:
@@ -173,11 +169,6 @@ def _worst_frames(run: RunResult) -> list[dict[str, Any]]:
     """Chips: the frames where a reward is lowest, the geometry's worst ones first."""
     order = sorted(run.rewards, key=lambda trace: trace.name != "geometry_consistency")
     return [{"frame": frame, "term": describe(trace.name).label} for trace in order for frame in marked_frames(trace)]
-
-
-def stage_files() -> tuple[Path, ...]:
-    """Files outside the runs that the stage loads: viser's client and plotly's script. Found without importing them."""
-    return (player_page(), plotly_script())
 
 
 def player_page() -> Path:

@@ -82,7 +82,7 @@ class DPTFeature(nn.Module):
         """``input_dims`` are the channels of the four token maps."""
         super().__init__()
         dim1, dim2, _, dim4 = layer_dims
-        resamplers = (
+        resamplers: tuple[list[nn.Module], ...] = (
             [nn.ConvTranspose2d(dim1, dim1, kernel_size=4, stride=4)],
             [nn.ConvTranspose2d(dim2, dim2, kernel_size=2, stride=2)],
             [],

@@ -20,7 +20,7 @@ class VideoVAE:
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "VideoVAE":
         """Load from a diffusers folder (safetensors only), frozen, in evaluation mode."""
-        model = AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+        model = AutoencoderKLWan.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
         model.to(device).eval().requires_grad_(requires_grad=False)
         return cls(model=model)
 

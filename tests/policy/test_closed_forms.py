@@ -108,10 +108,10 @@ def test_guidance_without_a_negative_is_refused() -> None:
 
 
 def test_a_cast_transformer_has_the_dtypes_of_a_loaded_one(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Second route: diffusers' own ``from_pretrained(torch_dtype=…)``."""
+    """Second route: diffusers' own ``from_pretrained(dtype=…)``."""
     folder = tmp_path_factory.mktemp("transformer")
     SMALL.build_transformer().save_pretrained(folder)
-    loaded = WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    loaded = WanTransformer3DModel.from_pretrained(folder, dtype=torch.bfloat16)
     cast = cast_like_pretrained(SMALL.build_transformer(), torch.bfloat16)
     expected = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
     assert set(expected.values()) == {torch.float32, torch.bfloat16}

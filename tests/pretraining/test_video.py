@@ -166,7 +166,7 @@ def test_samples_show_held_out_captions(finished: Path) -> None:
 
 def test_the_stock_pipeline_loads_what_was_trained(finished: Path, config: VideoTraining) -> None:
     folder = finished / "pipeline"
-    pipeline = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.config.expand_timesteps
     assert pipeline.scheduler.config.shift == config.shift

@@ -65,13 +65,13 @@ def encode_text(
 def load_transformer(folder: Path, *, dtype: torch.dtype, device: torch.device) -> WanTransformer3DModel:
     """The diffusion transformer of a pipeline folder, frozen, in evaluation mode."""
     model = WanTransformer3DModel.from_pretrained(
-        folder / "transformer", torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        folder / "transformer", dtype=dtype, use_safetensors=True, local_files_only=True
     )
     return model.to(device).eval().requires_grad_(requires_grad=False)
 
 
 def cast_like_pretrained(model: WanTransformer3DModel, dtype: torch.dtype) -> WanTransformer3DModel:
-    """Cast a fresh transformer as ``from_pretrained(torch_dtype=…)`` would.
+    """Cast a fresh transformer as ``from_pretrained(dtype=…)`` would.
 
     Time embedding, modulation and norms stay in fp32; a blanket ``.to(bfloat16)`` would undo that.
     """

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +85,7 @@ class TrainingResult:
 LossFunction = Callable[[Step], dict[str, Tensor]]
 """Losses of one step by name; ``"loss"`` is the one that is minimised, the others are logged."""
 SampleFunction = Callable[[int], None]
+SignalHandler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
 def learning_rate_at(step: int, config: LoopConfig) -> float:
@@ -276,7 +279,7 @@ class TrainingLoop:
         threads = TextColumn(f"{torch.get_num_threads()} thread(s)")
         return Progress(*columns, threads, console=Console(stderr=True), speed_estimate_period=600)
 
-    def _catch_signals(self) -> dict[int, object]:
+    def _catch_signals(self) -> dict[int, SignalHandler]:
         """Ask the loop to stop instead of dying in the middle of a step (main thread only)."""
 
         def ask(_number: int, _frame: object) -> None:

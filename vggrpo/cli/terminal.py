@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -20,6 +20,7 @@ class Outcome:
     shown: "str | Table"
 
 
+@runtime_checkable
 class Report(Protocol):
     """The part of ``vggrpo.generation.Progress`` that is shown."""
 
@@ -51,6 +52,7 @@ class PhaseProgress:
         )
         self._task = self._progress.add_task("", total=None, left="")
         self._phase = ""
+        self._announced = ""
 
     def __enter__(self) -> "PhaseProgress":
         """Show the line."""
@@ -71,10 +73,16 @@ class PhaseProgress:
     def show(self, report: Report) -> None:
         """Take a report of ``generate``."""
         left = "" if report.seconds_left is None else f"{report.seconds_left:.0f} s left"
-        if report.phase != self._phase and not self._console.is_terminal:
-            note(f"{report.phase} … {left}".rstrip())
+        if not self._console.is_terminal:
+            self._announce(report, left=left)
         self.phase(report.phase)
         self._progress.update(self._task, completed=report.done, total=report.total, left=left)
+
+    def _announce(self, report: Report, *, left: str) -> None:
+        """A plain line a phase, from the first step that is done: a mistake found before stands on a line alone."""
+        if report.phase != self._announced and (self._announced or report.done):
+            self._announced = report.phase
+            note(f"{report.phase} … {left}".rstrip())
 
     def phase(self, name: str) -> None:
         """A new phase begins (or the same one goes on), of a length that nobody knows yet."""

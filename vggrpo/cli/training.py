@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,13 +17,11 @@ from vggrpo.cli.commands import (
     TrainLgm,
 )
 from vggrpo.cli.terminal import Outcome, note
+from vggrpo.latent_geometry.stitching import AlignedClip
+from vggrpo.latents import VideoVAE
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import require_writable
 from vggrpo.runtime.training import LoopConfig, TrainingResult
-
-if TYPE_CHECKING:
-    from vggrpo.latent_geometry.stitching import AlignedClip
-    from vggrpo.latents import VideoVAE
 
 LGM_LOOP = LoopConfig(steps=1200, learning_rate=2e-4, ema_decay=0.99, checkpoint_every=100)
 """The paper's learning rate and schedule; the number of steps is that of the embedded model."""
@@ -109,7 +106,6 @@ def _train_lgm(command: TrainLgm) -> Outcome:
     from vggrpo.latent_geometry.connector import ConnectorConfig
     from vggrpo.latent_geometry.foundation.any4d_checkpoint import load_any4d
     from vggrpo.latent_geometry.train import AlignmentData, LgmTraining, train_lgm
-    from vggrpo.latents import VideoVAE
     from vggrpo.pretraining.alignment_data import WorldClips
     from vggrpo.pretraining.data import ClipCache, default_cache
     from vggrpo.runtime.device import choose_dtype, set_threads
@@ -125,7 +121,7 @@ def _train_lgm(command: TrainLgm) -> Outcome:
     return _outcome(train_lgm(teacher, data, training=training, out=command.out, resume=command.resume), command.out)
 
 
-def _generated_clips(command: TrainLgm, vae: "VideoVAE") -> "Sequence[AlignedClip]":
+def _generated_clips(command: TrainLgm, vae: VideoVAE) -> Sequence[AlignedClip]:
     """Clips of the video model itself, kept beside the run so that ``--resume`` finds them."""
     if not command.generated_clips:
         return ()

@@ -222,15 +222,15 @@ class PageService:
                     inbox.put(error)
 
         threading.Thread(target=job, name="studio-job", daemon=True).start()
-        latest: StepReport | RunResult | Exception = StepReport(phase="load")
+        message: StepReport | RunResult | Exception = StepReport(phase="load")
         try:
-            while not isinstance(latest, RunResult):
-                yield latest
-                latest = _next(inbox, otherwise=latest)
-                if isinstance(latest, Exception):
-                    raise _as_page_error(latest)
+            while isinstance(message, StepReport):
+                yield message
+                message = _next(inbox, otherwise=message)
+            if isinstance(message, Exception):
+                raise _as_page_error(message)
             self.store.sweep()
-            yield latest
+            yield message
         finally:
             stop.set()
 

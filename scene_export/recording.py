@@ -158,7 +158,7 @@ def _add_camera_path(server: "viser.ViserServer", *, scene: RunScene) -> None:
     centres = scene.world_from_camera[:, :3, 3].astype(np.float32)
     if scene.num_frames > 1:
         segments = np.stack([centres[:-1], centres[1:]], axis=1)
-        server.scene.add_line_segments("/camera_path", points=segments, colors=PATH_GREY, thickness=0.006 * scene.scale)
+        server.scene.add_line_segments("/camera_path", points=segments, colors=PATH_GREY, thickness=0.003 * scene.scale)
     server.scene.add_point_cloud(
         "/camera_centres",
         points=centres,
@@ -196,7 +196,7 @@ def _add_moments(
             fov=float(2.0 * np.arctan(height / (2.0 * focal))),
             aspect=width / height,
             scale=0.1 * scene.scale,
-            thickness=0.008 * scene.scale,
+            thickness=0.004 * scene.scale,
             color=ACCENT,
             image=None if scene.rgb is None else _thumbnail(scene.rgb[k]),
             wxyz=_quaternion(pose[:3, :3]),

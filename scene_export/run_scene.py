@@ -24,7 +24,7 @@ DEFAULT_FPS = 8.0
 STATIC_THRESHOLD = 0.01
 """A point stands still while its flow stays under this share of the scene's scale, as in the rewards."""
 
-_SHAPES = {
+_SHAPES: dict[str, tuple[int | str, ...]] = {
     "camera_from_world": (4, 4),
     "intrinsics": (3, 3),
     "depth": ("H", "W"),
@@ -119,7 +119,7 @@ def _read_geometry(path: Path) -> dict[str, NDArray]:
         raise SceneReadError(f"{path}: depth must be [N, H, W], got {list(depth.shape)}")
     sides = {"H": depth.shape[1], "W": depth.shape[2]}
     for name, tail in _SHAPES.items():
-        expected = (depth.shape[0], *(sides.get(side, side) for side in tail))
+        expected = (depth.shape[0], *(sides[side] if isinstance(side, str) else side for side in tail))
         if arrays[name].shape != expected:
             raise SceneReadError(f"{path}: {name} must be {list(expected)}, got {list(arrays[name].shape)}")
     valid = arrays.pop("valid").astype(bool)

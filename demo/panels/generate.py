@@ -13,7 +13,7 @@ import gradio as gr
 
 from demo.panels.progress import error_html, progress_html
 from demo.results import RunResult
-from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport
+from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, ScoreKind, StepReport
 from demo.text import FIRST_FRAME_HINT, PROMPT_PLACEHOLDER, SCORE_HINT, UNKNOWN_WORDS
 from demo.viewers.stage import build_stage, payload, prepare, read_scripts
 
@@ -185,7 +185,7 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
         if file is None:
             yield [error_html("Choose a video or a geometry.npz first."), gr.skip(), *_buttons(busy=False)]
             return
-        kind = "geometry" if file.lower().endswith(".npz") else "video"
+        kind: ScoreKind = "geometry" if file.lower().endswith(".npz") else "video"
         yield from _follow(service, lambda: service.score(Path(file), kind=kind))
 
     def on_cancel() -> list[Any]:

@@ -56,7 +56,8 @@ function surprise() {
 function draw() {
   const parts = [];
   scene.objects.forEach((item, i) => {
-    parts.push(i ? " and a " : "A ", swatch(words.colours[item.colour]),
+    const article = /^[aeiou]/.test(item.colour) ? "an" : "a";
+    parts.push(i ? ` and ${article} ` : `${article === "an" ? "An" : "A"} `, swatch(words.colours[item.colour]),
       hole(Object.keys(words.colours), item.colour, `Colour of object ${i + 1}`, (word) => { item.colour = word; }), " ",
       hole(words.shapes, item.shape, `Shape of object ${i + 1}`, (word) => { item.shape = word; }), " that ",
       hole(words.object_motions, item.motion, `Motion of object ${i + 1}`, (word) => { item.motion = word; }, (word) => spoken[word] ?? word));

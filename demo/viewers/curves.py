@@ -88,6 +88,11 @@ def marked_frames(trace: RewardTrace) -> tuple[int, ...]:
     return () if trace.lowest_frame is None else (trace.lowest_frame,)
 
 
+def _ends(low: float, high: float) -> list[float]:
+    """Both ends of a row, or one where they are the same."""
+    return [low, high] if high - low > 1e-9 else [low]
+
+
 def _value_axis(trace: RewardTrace, *, domain: tuple[float, float]) -> dict[str, Any]:
     """The row's own scale with its two ends labelled on the right."""
     measured = trace.per_frame[~np.isnan(trace.per_frame)]
@@ -97,7 +102,7 @@ def _value_axis(trace: RewardTrace, *, domain: tuple[float, float]) -> dict[str,
         "domain": [max(domain[0], 0.0), min(domain[1], 1.0)],
         "anchor": "x",
         "range": [low - 0.12 * room, high + 0.12 * room],
-        "tickvals": [low, high] if high - low > 1e-9 else [low],
+        "tickvals": _ends(low, high) if measured.size else [],
         "tickformat": ".3~f",
         "side": "right",
         "fixedrange": True,

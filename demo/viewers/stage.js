@@ -8,9 +8,12 @@ let closeRun = () => {};
 function openRun(run) {
   closeRun();
   closeRun = () => {};
+  const isFirst = root.dataset.run === undefined;
   root.dataset.run = run?.id ?? "";
   if (!run) return root.replaceChildren(emptyStage());
   closeRun = showRun(run);
+  // On a phone the stage stands below the form that was just sent.
+  if (!isFirst && isNarrow()) root.scrollIntoView({ block: "start", behavior: reducedMotion.matches ? "auto" : "smooth" });
 }
 
 function emptyStage() {

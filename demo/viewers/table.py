@@ -20,8 +20,12 @@ def reward_table(run: RunResult) -> str:
 
 
 def format_value(value: float | None) -> str:
-    """Three decimals with a true minus sign, or a dash."""
-    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+    """Three decimals, four for small values, with a true minus sign; a dash for nothing."""
+    if value is None:
+        return "–"
+    decimals = 3 if abs(value) >= 0.1 or value == 0 else 4
+    # Adding zero turns the −0.0 of a small negative value into 0.0.
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")
 
 
 def describe(name: str) -> TermText:

@@ -87,7 +87,9 @@ def test_every_reward_and_guard_of_the_project_has_words():
 
 
 def test_values_have_a_true_minus_sign_and_a_dash_for_nothing():
-    assert format_value(-0.05) == "−0.050"
+    assert format_value(-0.25) == "−0.250"
+    assert format_value(-0.0123) == "−0.0123"
+    assert format_value(-1e-9) == "0.0000"
     assert format_value(None) == "–"
 
 

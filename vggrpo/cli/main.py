@@ -21,8 +21,8 @@ _TERMINATED = 143
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 1 the machine's fault."""
     # Progress and results are ours to show; the libraries' banners would bury the one line that matters.
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
+    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("DIFFUSERS_VERBOSITY", "error"), ("TQDM_DISABLE", "1")):
+        os.environ.setdefault(name, value)
     try:
         command = _parse(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:
@@ -63,9 +63,12 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def _parse(argv: Sequence[str]) -> commands.Command:
-    """The command and its options. tyro prints help and mistakes, and exits with 0 or 2."""
+    """The command and its options. tyro prints help and mistakes, and exits with 0 or 2.
+
+    It reads unions as subcommands, which no type checker takes for a type.
+    """
     parsed = tyro.cli(
-        commands.AnyCommand,  # type: ignore[arg-type] - a union is a form that tyro reads, but no type
+        commands.AnyCommand,
         args=list(argv),
         prog=PROGRAM,
         description="VGGRPO Studio: world-consistent text-to-video, judged by its 4D geometry.",

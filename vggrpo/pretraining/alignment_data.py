@@ -47,7 +47,7 @@ class WorldClips(Sequence[AlignedClip]):
         return self._count
 
     @torch.no_grad()
-    def __getitem__(self, index: int) -> AlignedClip:  # type: ignore[override] - slices are not needed
+    def __getitem__(self, index: int) -> AlignedClip:  # type: ignore[override]  # slices are not needed
         """The clip of training seed number ``index``."""
         frames = torch.from_numpy(self._cache.rgb(FIRST_TRAINING_SEED + index))[None]
         latents = self._vae.encode_normalised(video_from_frames(frames))
@@ -64,7 +64,7 @@ class GeneratedClips(Sequence[AlignedClip]):
         """Number of clips."""
         return len(self._files)
 
-    def __getitem__(self, index: int) -> AlignedClip:  # type: ignore[override] - slices are not needed
+    def __getitem__(self, index: int) -> AlignedClip:  # type: ignore[override]  # slices are not needed
         """One generated clip."""
         tensors = load_file(self._files[index])
         images = tensors["frames"].permute(0, 1, 4, 2, 3).float() / 255.0

@@ -18,7 +18,13 @@ from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_metrics
 from vggrpo.pretraining.data import ClipCache, default_cache
-from vggrpo.pretraining.geometry_batches import GeometryBatch, choose_frames, degrade, make_batch
+from vggrpo.pretraining.geometry_batches import (
+    GeometryBatch,
+    choose_far_frames,
+    choose_frames,
+    degrade,
+    make_batch,
+)
 from vggrpo.pretraining.geometry_losses import GeometryLossWeights, geometry_losses
 from vggrpo.runtime.device import choose_dtype, set_threads
 from vggrpo.runtime.training import LoopConfig, Step, TrainingLoop, TrainingResult
@@ -43,19 +49,24 @@ class GeometryTraining:
     weights: GeometryLossWeights = field(default_factory=GeometryLossWeights)
     num_clips: int = 2000
     image_size: int = 128
-    short_frame_budget: int = 20
-    short_frames: tuple[int, int] = (2, 5)
-    short_dense: int = 2
+    short_frame_budget: int = 32
+    short_frames: tuple[int, int] = (2, 4)
+    short_dense: int = 1
     whole_clips: int = 2
     whole_dense: int = 4
-    whole_share: tuple[float, float] = (0.0, 0.7)
+    whole_share: tuple[float, float] = (0.0, 0.4)
+    poses_from: float = 0.5
+    """Fraction of the run from which the poses lead, and short steps read frames that lie far apart: between near
+    frames this world moves by less than a token, and a small model finds the motion first where it is large."""
+    late_dense_share: float = 0.2
+    """Weight of all other losses from then on."""
     bfloat16: bool = True
 
 
 TINY_TRAINING = GeometryTraining(
     model=TINY,
     loop=LoopConfig(
-        steps=2400,
+        steps=2100,
         learning_rate=8e-4,
         warmup_steps=100,
         final_learning_rate=0.02,
@@ -101,7 +112,8 @@ def pretrain_geometry(
         batch = draw_batch(step, training, clips=clips)
         images = degrade(batch.images, rng=step.rng, generator=step.generator)
         output = model(images, selection=FrameSelection(offsets=batch.offsets, dense=batch.dense))
-        return geometry_losses(output, batch, weights=training.weights)
+        dense_share = 1.0 if step.fraction < training.poses_from else training.late_dense_share
+        return geometry_losses(output, batch, weights=training.weights, dense_share=dense_share)
 
     result = loop.run(losses, resume=resume)
     if result.finished:
@@ -121,7 +133,8 @@ def draw_batch(step: Step, training: GeometryTraining, *, clips: ClipCache) -> G
     else:
         length = int(step.rng.integers(training.short_frames[0], training.short_frames[1] + 1))
         count, dense_count = training.short_frame_budget // length, training.short_dense
-        frames = choose_frames(step.rng, total=NUM_FRAMES, count=length)
+        choose = choose_frames if step.fraction < training.poses_from else choose_far_frames
+        frames = choose(step.rng, total=NUM_FRAMES, count=length)
     dense = np.sort(step.rng.choice(len(frames), size=min(dense_count, len(frames)), replace=False))
     seeds = FIRST_TRAINING_SEED + step.rng.choice(training.num_clips, size=count, replace=False)
     return make_batch([clips.clip(int(seed)) for seed in seeds], frames=frames, dense=dense)

@@ -40,6 +40,15 @@ def choose_frames(rng: np.random.Generator, *, total: int, count: int) -> Int[np
     return np.sort(rng.choice(total, size=count, replace=False))
 
 
+def choose_far_frames(rng: np.random.Generator, *, total: int, count: int) -> Int[np.ndarray, " count"]:
+    """``count`` sorted frames, the first from a clip's first quarter and the last from its last quarter."""
+    quarter = total // 4
+    first = int(rng.integers(quarter))
+    last = total - 1 - int(rng.integers(quarter))
+    between = rng.choice(np.arange(first + 1, last), size=count - 2, replace=False)
+    return np.sort(np.concatenate([[first], between, [last]]))
+
+
 def known_flow(frames: Int[np.ndarray, " N"], *, total: int) -> Bool[np.ndarray, " N"]:
     """Frames whose flow is determined by the chosen frames (see ``GeometryBatch.flow_known``)."""
     known = np.isin(frames + 1, frames)

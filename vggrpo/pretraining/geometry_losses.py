@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vggrpo.geometry.projection import camera_centres, rigid_inverse
+from vggrpo.geometry.projection import camera_centres, pixel_grid, rigid_inverse
 from vggrpo.geometry.scene_scale import scene_scale
 from vggrpo.geometry.so3 import matrix_from_quaternion, safe_norm
 from vggrpo.latent_geometry.foundation.any4d_adapter import rigid_matrix
@@ -24,6 +24,7 @@ from vggrpo.types import SceneGeometry
 CONFIDENCE_REWARD = 0.2
 # β of the pose losses: about 2° for rotations, 5 % of the scene scale for translations.
 SOFTENING = 0.05
+POSE_TERMS = ("rotation", "translation", "step_rotation", "step_translation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,12 @@ class GeometryLossWeights:
 
 
 def geometry_losses(
-    output: Any4DOutput, batch: GeometryBatch, *, weights: GeometryLossWeights
+    output: Any4DOutput, batch: GeometryBatch, *, weights: GeometryLossWeights, dense_share: float = 1.0
 ) -> dict[str, Float[Tensor, ""]]:
-    """All losses as ``loss/<name>``, unweighted, and their weighted sum ``loss``."""
+    """All losses as ``loss/<name>``, unweighted, and their weighted sum ``loss``.
+
+    ``dense_share`` scales the weights of everything but the poses.
+    """
     scale = scene_scale(batch.truth.depth, valid=batch.truth.valid)
     factor = output.metric_scaling_factor[:, 0, 0]
     terms = {"scale": (factor.log() - scale.log()).abs().mean()}
@@ -56,7 +60,8 @@ def geometry_losses(
     truth = batch.truth.map(lambda tensor: tensor.index_select(1, batch.dense))
     terms |= dense_losses(output, truth, scale=scale, factor=factor)
     terms |= flow_losses(output, batch, scale=scale, factor=factor)
-    total = sum(getattr(weights, name) * value for name, value in terms.items())
+    shares = {name: 1.0 if name in POSE_TERMS else dense_share for name in terms}
+    total = sum(shares[name] * getattr(weights, name) * value for name, value in terms.items())
     moved = camera_motion(batch.truth, scale=scale)
     logged = {f"loss/{name}": value for name, value in terms.items()}
     return {"loss": torch.as_tensor(total), **logged, "pose/true_rotation": moved[0], "pose/true_translation": moved[1]}
@@ -67,7 +72,7 @@ def camera_motion(truth: SceneGeometry, *, scale: Float[Tensor, " B"]) -> tuple[
     rotation = truth.camera_from_world[..., :3, :3]
     still = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
     centres = camera_centres(truth.camera_from_world) / scale[:, None, None]
-    return safe_norm((rotation - still).flatten(-2)).mean(), safe_norm(centres).mean()
+    return _softened((rotation - still)[:, 1:].flatten(-2)).mean(), _softened(centres[:, 1:]).mean()
 
 
 def pose_losses(
@@ -75,8 +80,8 @@ def pose_losses(
 ) -> dict[str, Tensor]:
     """Poses in the world, and from each frame to the next (what the smoothness of a motion is made of).
 
-    Rotations by the Frobenius norm of their difference (√8 sin of half the angle), translations in scene scales. Frame 0
-    is left out of the first pair: its pose is the identity by definition.
+    Rotations by the Frobenius norm of their difference (√8 sin of half the angle), translations in scene scales. The
+    first pair leaves frame 0 out: its pose is the identity by definition.
     """
     rotation = matrix_from_quaternion(output.cam_quats)
     estimated = rigid_matrix(rotation, output.cam_trans / factor[:, None, None])
@@ -135,15 +140,10 @@ def flow_losses(
 def rays_of(scene: SceneGeometry) -> Float[Tensor, "B N H W 3"]:
     """Unit rays through the pixel centres, camera frame, of a pinhole without skew."""
     height, width = scene.depth.shape[-2:]
-    options = {"dtype": scene.depth.dtype, "device": scene.depth.device}
-    columns, rows = torch.arange(width, **options) + 0.5, torch.arange(height, **options) + 0.5
-    focal = scene.intrinsics[..., (0, 1), (0, 1)]
-    centre = scene.intrinsics[..., :2, 2]
-    x = (columns - centre[..., :1]) / focal[..., :1]
-    y = (rows - centre[..., 1:]) / focal[..., 1:]
-    x = x[..., None, :].expand(*x.shape[:-1], height, width)
-    y = y[..., :, None].expand_as(x)
-    return F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)
+    focal = scene.intrinsics[..., (0, 1), (0, 1)][:, :, None, None]
+    centre = scene.intrinsics[..., :2, 2][:, :, None, None]
+    plane = (pixel_grid(height, width, like=scene.depth) - centre) / focal
+    return F.normalize(torch.cat([plane, torch.ones_like(plane[..., :1])], dim=-1), dim=-1)
 
 
 def edge_loss(

@@ -96,7 +96,7 @@ class VideoTraining:
     architecture: VideoArchitecture = field(default_factory=VideoArchitecture)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=1400,
+            steps=1150,
             learning_rate=1e-3,
             warmup_steps=100,
             weight_decay=0.01,

@@ -29,11 +29,7 @@ def start_from_scratch(model: Any4D) -> None:
     vit.pos_embed[0, 1:] = POSITION_AMPLITUDE * grid_sinusoid(vit.position_grid, dim=dim)
     for block in model.info_sharing.self_attention_blocks[::2]:
         attend_to_the_similar(block.get_submodule("attn"))
-    pose = model.pose_head
-    for layer in (pose.fc_t, pose.fc_rot):
-        layer.weight.mul_(SMALL)
-        layer.bias.zero_()
-    pose.fc_rot.bias[3] = 1.0
+    start_pose_head(model)
     scale = model.scale_head.output_proj
     scale.weight.mul_(SMALL)
     scale.bias.fill_(math.log(3.0))
@@ -41,6 +37,29 @@ def start_from_scratch(model: Any4D) -> None:
         last = f"{prefix}dpt_regressor_head.conv2.2"
         model.get_parameter(f"{last}.weight").mul_(SMALL)
         model.get_parameter(f"{last}.bias").copy_(torch.tensor(bias))
+
+
+@torch.no_grad()
+def start_pose_head(model: Any4D) -> None:
+    """Start the pose head as a nearly linear reading of the pooled tokens, at the identity.
+
+    Tokens pooled over a frame differ little from one another. Behind default weights their differences shrink a
+    hundredfold before they reach the output, and most ReLUs die while the head first learns "the camera stands still":
+    from then on it can learn nothing else. So its units start alive, each with room on both sides of its kink.
+    """
+    pose = model.pose_head
+    for unit in pose.res_conv:
+        last = unit.get_submodule("res_conv3")
+        last.weight.zero_()
+        last.bias.zero_()
+    for index, gain in ((0, 4.0), (2, 2.0)):
+        layer = pose.more_mlps.get_submodule(str(index))
+        nn.init.orthogonal_(layer.weight, gain=gain)
+        layer.bias.fill_(1.0)
+    for layer in (pose.fc_t, pose.fc_rot):
+        layer.weight.mul_(SMALL)
+        layer.bias.zero_()
+    pose.fc_rot.bias[3] = 1.0
 
 
 def attend_to_the_similar(attention: nn.Module) -> None:

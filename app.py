@@ -16,7 +16,9 @@ ASSETS = Path(__file__).parent / "assets"
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
     """Flags of the page; without any it serves the embedded model on this machine only."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
+    parser.add_argument(
+        "--host", default=None, help="address to listen on, by default 127.0.0.1; 0.0.0.0 opens it to all"
+    )
     parser.add_argument("--port", type=int, default=None, help="port; by default the first free one from 7860")
     parser.add_argument("--preset", default="tiny", help="model preset, see: python -m vggrpo presets")
     parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "vggrpo-runs", help="where runs go")

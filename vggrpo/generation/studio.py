@@ -128,7 +128,7 @@ class Studio:
         self._refuse_long(request.prompt)
         guidance = preset.guidance if request.guidance is None else request.guidance
         conditions = Conditions(
-            text=self.models.text.embed(request.prompt),
+            text=self._embed(request.prompt),
             negative=self.models.text.embed(""),
             guidance=guidance,
             first_frame=self._first_frame(request.first_frame),
@@ -158,7 +158,7 @@ class Studio:
         with atomic_folder(out) as folder:
             clock.enter("text")
             self._refuse_long(request.prompt)
-            self.models.text.embed(request.prompt)
+            self._embed(request.prompt)
             clock.enter("denoise", total=self.preset.steps if request.steps is None else request.steps)
             latents = self.denoise(request, on_step=clock.report)
             clock.enter("decode")
@@ -191,6 +191,15 @@ class Studio:
         image = np.asarray(read_first_frame(path, height=self.preset.height, width=self.preset.width))
         video = video_from_frames(torch.from_numpy(image.copy())[None, None])
         return self.vae.encode_normalised(video).tensor
+
+    def _embed(self, prompt: str) -> Float[Tensor, "1 L D"]:
+        """The prompt's embedding; where the vocabulary is closed, of its known words only."""
+        if not self.preset.closed_vocabulary:
+            return self.models.text.embed(prompt)
+        known = vocabulary.known_part(prompt)
+        if not known.strip(" ,"):
+            raise UserError(f"{self.preset.name} knows no word of this prompt; the page and the README list its words.")
+        return self.models.text.embed(known)
 
     def _refuse_long(self, prompt: str) -> None:
         count = self.models.text.count_tokens(prompt)

@@ -106,6 +106,12 @@ def all_words() -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
+def known_part(prompt: str) -> str:
+    """The prompt without the words that the embedded model has never seen: their embedding would be an accident."""
+    known = set(all_words())
+    return " ".join(word for word in split_words(prompt) if word in known).replace(" ,", ",")
+
+
 def unknown_words(prompt: str) -> list[str]:
     """Words of a prompt that the embedded model has never seen, in order, each once."""
     known = set(all_words())

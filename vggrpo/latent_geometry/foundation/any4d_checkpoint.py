@@ -8,6 +8,7 @@ from pickle import UnpicklingError  # noqa: TID251 - only the error by which tor
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,7 +19,9 @@ from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import atomic_write_text
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
+WEIGHTS_PATTERN = "model{suffix}.safetensors"
+MAX_SHARD = "8MB"
+"""A plain git push to a Space refuses files of more than 10 MB."""
 
 # Encoders of geometric inputs (poses, depths, rays, flow): unused where the input is a video.
 DROPPED_SUBMODULES = (
@@ -131,7 +134,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def save_any4d(model: Any4D, folder: Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` (bfloat16, except the heads that need more digits).
+    """Write ``config.json`` and ``model*.safetensors`` shards (bfloat16, except the heads that need more digits).
 
     Half the size of float32; the rounding (2⁻⁹ relative) is that of the numbers the model was trained with.
     """
@@ -141,7 +144,11 @@ def save_any4d(model: Any4D, folder: Path) -> None:
         name: (tensor.to(torch.bfloat16) if name in halved else tensor).detach().contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS_NAME)
+    for old in folder.glob(WEIGHTS_PATTERN.format(suffix="*")):
+        old.unlink()
+    split = split_torch_state_dict_into_shards(tensors, filename_pattern=WEIGHTS_PATTERN, max_shard_size=MAX_SHARD)
+    for filename, names in split.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, folder / filename)
     atomic_write_text(folder / CONFIG_NAME, json.dumps(asdict(model.config), indent=2) + "\n")
 
 
@@ -161,6 +168,9 @@ def load_any4d(folder: Path) -> Any4D:
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a geometry model ({error}); fetch or train it again") from error
     model = Any4D(config)
-    state = {name: tensor.float() for name, tensor in read_state(folder / WEIGHTS_NAME).items()}
-    load_any4d_weights(model, state)
+    shards = sorted(folder.glob(WEIGHTS_PATTERN.format(suffix="*")))
+    if not shards:
+        raise UserError(f"no weight file in {folder}; fetch or train it again")
+    tensors = {name: tensor for shard in shards for name, tensor in read_state(shard).items()}
+    load_any4d_weights(model, {name: tensor.float() for name, tensor in tensors.items()})
     return model.eval()

@@ -27,6 +27,8 @@ from vggrpo.runtime.integrity import sha256_of
 from vggrpo.types import Latents, WorldClip
 
 MANIFEST = "MANIFEST.json"
+NOTES = "notes.txt"
+"""What a run's command does not say, written into its folder by whoever ran it: interruptions, changed settings."""
 HELD_OUT_CLIPS = 32
 
 
@@ -136,6 +138,9 @@ def _describe(part: Part, runs: Path) -> dict[str, object]:
     stitching = folder / STITCHING_NAME
     if stitching.is_file():
         description["stitching"] = json.loads(stitching.read_text())
+    notes = folder / NOTES
+    if notes.is_file():
+        description["notes"] = notes.read_text().strip()
     return description
 
 

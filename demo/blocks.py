@@ -63,7 +63,7 @@ class Page(gr.Blocks):
         for run_id in self.service.store.example_ids():
             try:
                 show(self.service, self.service.open_run(run_id))
-            except (PageError, ValueError, OSError):
+            except (PageError, OSError):
                 continue
 
 
@@ -132,7 +132,7 @@ def opening(service: PageService, query: Mapping[str, str]) -> list[Any]:
     try:
         run = service.open_run(run_id)
         value = show(service, run, frame=frame)
-    except (PageError, ValueError) as error:
+    except PageError as error:
         return [error_html(str(error)), gr.skip(), prompt, seed]
     is_asked = "run" in query
     return [

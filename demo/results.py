@@ -112,7 +112,7 @@ def _read_trace(name: str, term: dict) -> RewardTrace:
         value=_number(term.get("value")),
         per_frame=np.array(per_frame, dtype=np.float64),
         reason=term.get("reason"),
-        worst_frames=tuple(int(frame) for frame in term.get("worst_frames") or ()),
+        worst_frames=tuple(int(frame) for frame in term.get("worst_frames") or () if 0 <= frame < len(per_frame)),
     )
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from demo.results import RunResult, UnreadableRun, read_run
 from demo.run_store import RunStore, UnknownRun
@@ -20,7 +20,14 @@ log = logging.getLogger(__name__)
 HEARTBEAT = 0.5
 """Seconds between two reports of a running job, and so the longest that a cancel waits to be heard."""
 
-ScoreKind = Literal["video", "geometry"]
+ScoreKind = Literal["video", "geometry", "latents"]
+SCORE_KINDS: tuple[ScoreKind, ...] = get_args(ScoreKind)
+
+
+def kind_of_file(name: str) -> ScoreKind:
+    """What a file is, by its name: everything that is neither geometry nor latents is tried as a video."""
+    kinds: dict[str, ScoreKind] = {".npz": "geometry", ".safetensors": "latents"}
+    return kinds.get(Path(name).suffix.lower(), "video")
 
 
 class PageError(ValueError):
@@ -150,7 +157,8 @@ class PageService:
                 report(StepReport(phase="geometry"))
                 if should_stop():
                     raise _cancelled()
-                scoring.score_video(file, target, studio)
+                read = scoring.score_video if kind == "video" else scoring.score_latents
+                read(file, target, studio)
             return self.open_run(run_id)
 
         return self._run(work)

@@ -15,8 +15,8 @@ GALLERY_EMPTY = "No example runs are installed. Generate a video, or put run fol
 PROMPT_PLACEHOLDER = "a red sphere and a blue cube on a grey checkered floor, the camera orbits left"
 FIRST_FRAME_HINT = "The video starts from this picture. It is cropped to a square."
 SCORE_HINT = (
-    "Measure any clip: a video (.mp4, .webm, .mov) is read by the geometry model, a geometry.npz is scored as it is, "
-    "without any model."
+    "Measure any clip: a video (.mp4, .webm, .mov) is read by the geometry model, a geometry.npz is scored as it is "
+    "without any model, and a run's latents.safetensors are read by the latent geometry model."
 )
 
 UNKNOWN_WORDS = "Not in the embedded model's vocabulary, so it will ignore: {words}."

@@ -74,9 +74,11 @@ def export_glb(folder: Path, *, out: Path | None = None) -> Path:
         chosen = even_subset(frame, limit=limit)
         points.append(scene.points[k].reshape(-1, 3)[chosen])
         tints.append(colours[k].reshape(-1, 3)[chosen])
-    cloud = trimesh.PointCloud(np.concatenate(points) @ GLTF_FROM_OPENCV[:3, :3].T, colors=np.concatenate(tints))
     model = trimesh.Scene()
-    model.add_geometry(cloud, node_name="points", geom_name="points")
+    if shown.any():
+        vertices = np.concatenate(points) @ GLTF_FROM_OPENCV[:3, :3].T
+        cloud = trimesh.PointCloud(vertices, colors=np.concatenate(tints))
+        model.add_geometry(cloud, node_name="points", geom_name="points")
     for k in range(scene.num_frames):
         pose = GLTF_FROM_OPENCV @ scene.world_from_camera[k] @ GLTF_FROM_OPENCV
         name = f"camera_{k:03d}"

@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from demo.panels.generate import ONE_JOB
+from demo.panels.generate import ONE_JOB, page_files
 from demo.results import RunResult
-from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport
-from demo.viewers.stage import downloads, prepare
+from demo.service import SCORE_KINDS, GenerateInput, PageError, PageService, SamplingDefaults, StepReport, kind_of_file
+from demo.viewers.stage import downloads
 
 
 def build_endpoints(service: PageService, *, defaults: SamplingDefaults) -> None:
@@ -49,20 +49,18 @@ def build_endpoints(service: PageService, *, defaults: SamplingDefaults) -> None
         yield from _stream(service, lambda: service.generate(asked), request)
 
     def score(file: str, kind: str = "auto", request: gr.Request | None = None) -> Iterator[dict[str, Any]]:
-        """Score a video or a geometry.npz; streams and returns as ``/generate`` does.
+        """Score a video, a geometry.npz or latents; streams and returns as ``/generate`` does.
 
         Args:
-            file: the video or the geometry.npz
-            kind: "video", "geometry", or "auto" to go by the file's name
+            file: a video, a geometry.npz, or a latents.safetensors
+            kind: "video", "geometry", "latents", or "auto" to go by the file's name
         """
-        if kind not in ("auto", "video", "geometry"):
-            raise gr.Error(f"kind must be video, geometry or auto, not {kind!r}", print_exception=False)
         if not file:
-            raise gr.Error("file is missing: give a video or a geometry.npz", print_exception=False)
-        is_geometry = kind == "geometry" or (kind == "auto" and file.lower().endswith(".npz"))
-        yield from _stream(
-            service, lambda: service.score(Path(file), kind="geometry" if is_geometry else "video"), request
-        )
+            raise gr.Error("file is missing: give a video, a geometry.npz or latents", print_exception=False)
+        if kind != "auto" and kind not in SCORE_KINDS:
+            raise gr.Error(f"kind must be {', '.join(SCORE_KINDS)} or auto, not {kind!r}", print_exception=False)
+        chosen = SCORE_KINDS[SCORE_KINDS.index(kind)] if kind in SCORE_KINDS else kind_of_file(file)
+        yield from _stream(service, lambda: service.score(Path(file), kind=chosen), request)
 
     with gr.Row(visible=False):
         answer = gr.JSON(label="answer")
@@ -114,7 +112,7 @@ def _progress(report: StepReport) -> dict[str, Any]:
 
 def _answer(service: PageService, run: RunResult, request: gr.Request | None) -> dict[str, Any]:
     """The finished run with absolute addresses."""
-    files = prepare(run, folder=service.store.page_files(run.run_id))
+    files = page_files(service, run)
     root = _root_of(request)
     return {
         "state": "done",

@@ -12,15 +12,16 @@ from typing import Any
 import gradio as gr
 
 from demo.panels.progress import error_html, progress_html
-from demo.results import RunResult
-from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, ScoreKind, StepReport
+from demo.results import RunResult, UnreadableRun
+from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport, kind_of_file
 from demo.text import FIRST_FRAME_HINT, PROMPT_PLACEHOLDER, SCORE_HINT, UNKNOWN_WORDS
-from demo.viewers.stage import build_stage, payload, prepare, read_scripts
+from demo.viewers.stage import PageFiles, build_stage, payload, prepare, read_scripts
 
 ONE_JOB = "studio"
 """Gradio's queue of everything that uses the models: one at a time."""
 
-VIDEO_TYPES = (".mp4", ".webm", ".mov", ".mkv", ".avi")
+SCORED_TYPES = [".mp4", ".webm", ".mov", ".mkv", ".avi", ".npz", ".safetensors"]
+NOTHING_CHOSEN = "Choose a video, a geometry.npz or a latents.safetensors first."
 FIRST_SCENE = {
     "objects": [
         {"colour": "red", "shape": "sphere", "motion": "still"},
@@ -102,7 +103,7 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
     cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
     with gr.Accordion("Score your own video or geometry", open=False, elem_id="score-section"):
         gr.HTML(f'<p class="hint">{escape(SCORE_HINT)}</p>', apply_default_css=False)
-        file = gr.File(file_types=[*VIDEO_TYPES, ".npz"], show_label=False, height=110, elem_id="score-file")
+        file = gr.File(file_types=SCORED_TYPES, show_label=False, height=110, elem_id="score-file")
         score = gr.Button("Score", elem_id="score")
     return _Controls(
         prompt=prompt,
@@ -183,10 +184,13 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
 
     def on_score(file: str | None) -> Iterator[list[Any]]:
         if file is None:
-            yield [error_html("Choose a video or a geometry.npz first."), gr.skip(), *_buttons(busy=False)]
+            yield [
+                error_html(NOTHING_CHOSEN),
+                gr.skip(),
+                *_buttons(busy=False),
+            ]
             return
-        kind: ScoreKind = "geometry" if file.lower().endswith(".npz") else "video"
-        yield from _follow(service, lambda: service.score(Path(file), kind=kind))
+        yield from _follow(service, lambda: service.score(Path(file), kind=kind_of_file(file)))
 
     def on_cancel() -> list[Any]:
         return [error_html("Cancelled. Nothing was kept."), gr.skip(), *_buttons(busy=False)]
@@ -231,8 +235,16 @@ def _follow(service: PageService, start: Callable[[], Iterator[StepReport | RunR
 
 def show(service: PageService, run: RunResult, *, frame: int = 0) -> dict[str, Any]:
     """The stage's value for a run, its page files made if needed."""
-    files = prepare(run, folder=service.store.page_files(run.run_id))
+    files = page_files(service, run)
     return payload(run, files, is_example=service.store.is_example(run.run_id), frame=frame)
+
+
+def page_files(service: PageService, run: RunResult) -> PageFiles:
+    """What the page derives from a run. Raises ``PageError`` for a run that holds nothing to show."""
+    try:
+        return prepare(run, folder=service.store.page_files(run.run_id))
+    except UnreadableRun as error:
+        raise PageError(str(error)) from error
 
 
 def _buttons(*, busy: bool) -> list[gr.Button]:

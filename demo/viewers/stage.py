@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from demo.results import VIDEO, RunResult
+from demo.results import VIDEO, RunResult, UnreadableRun
 from demo.text import COLOUR_LEGENDS, COLOUR_NAMES, DOWNLOADS, EMPTY_STAGE_HINT, EMPTY_STAGE_TITLE, ORIGINS
 from demo.viewers.curves import marked_frames, reward_figure
 from demo.viewers.strips import write_strip
@@ -36,7 +36,10 @@ class PageFiles:
 
 
 def prepare(run: RunResult, *, folder: Path) -> PageFiles:
-    """Make the page's files of a run, or find them made. About half a second for 17 frames of 128×128."""
+    """Make the page's files of a run, or find them made. About half a second for 17 frames of 128×128.
+
+    Raises ``UnreadableRun`` where the run holds no geometry.
+    """
     prepared = folder / _PREPARED
     if prepared.exists():
         facts = json.loads(prepared.read_text())
@@ -47,7 +50,10 @@ def prepare(run: RunResult, *, folder: Path) -> PageFiles:
     import scene_export
     from scene_export.colouring import available_colours, colour_scene, colour_scene_flow
 
-    scene = scene_export.read_scene(run.folder)
+    try:
+        scene = scene_export.read_scene(run.folder)
+    except scene_export.SceneReadError as error:
+        raise UnreadableRun(str(error)) from error
     colours = available_colours(scene)
     for colour in colours:
         write_strip(folder / f"{colour}.jpg", colour_scene(scene, colour=colour))

@@ -110,6 +110,20 @@ def test_payload_is_json_and_names_every_download(run, page_files):
     assert value["worst"][0] == {"frame": 4, "term": "Geometry"}
 
 
+def test_a_run_without_a_valid_pixel_or_a_video_is_still_shown(tmp_path):
+    folder = write_run(tmp_path / "run", num_frames=3, size=16)
+    with np.load(folder / "geometry.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["valid"][:] = False
+    np.savez(folder / "geometry.npz", **arrays)
+    (folder / "video.mp4").unlink()
+    run = read_run(folder, run_id="run")
+    (tmp_path / "page").mkdir()
+    value = payload(run, prepare(run, folder=tmp_path / "page"))
+    assert value["video"] is None
+    assert [colour["id"] for colour in value["colours"]] == ["depth", "error", "motion"]
+
+
 def test_page_files_are_made_once(run, page_files):
     recording = page_files.folder / "stage.viser"
     before = recording.stat().st_mtime_ns

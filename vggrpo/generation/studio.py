@@ -198,7 +198,7 @@ class Studio:
             return self.models.text.embed(prompt)
         known = vocabulary.known_part(prompt)
         if not known.strip(" ,"):
-            raise UserError(f"{self.preset.name} knows no word of this prompt; the page and the README list its words.")
+            raise UserError(f"{self.preset.name} knows no word of this prompt; the About tab lists its words.")
         return self.models.text.embed(known)
 
     def _refuse_long(self, prompt: str) -> None:

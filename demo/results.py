@@ -53,6 +53,8 @@ class RunResult:
     """Name of the visitor's file, for a scored run."""
     notes: tuple[str, ...] = ()
     """What was done to that file before it was scored."""
+    size: tuple[int, int] | None = None
+    """(height, width) of the video, where the manifest states it; the geometry's grid may be coarser."""
     seconds: float | None = None
     """Time it took with the models in memory."""
 
@@ -83,6 +85,7 @@ def read_run(folder: Path, *, run_id: str) -> RunResult:
         preset=str(manifest.get("preset") or ""),
         source=str(manifest.get("source") or ""),
         notes=tuple(str(note) for note in manifest.get("notes") or ()),
+        size=_size(manifest),
         seconds=sum(_number(value) or 0.0 for phase, value in timings.items() if phase != "load") or None,
     )
 
@@ -114,6 +117,11 @@ def _read_trace(name: str, term: dict) -> RewardTrace:
         reason=term.get("reason"),
         worst_frames=tuple(int(frame) for frame in term.get("worst_frames") or () if 0 <= frame < len(per_frame)),
     )
+
+
+def _size(manifest: dict) -> tuple[int, int] | None:
+    height, width = manifest.get("height"), manifest.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _number(value: object) -> float | None:

@@ -145,8 +145,8 @@ ABOUT = {
         "<p>The model that ships with this page is small enough for a laptop's processor and was trained by this "
         "project's own commands, on a procedural world alone: a few solid shapes on a patterned floor under a moving "
         "camera. It is a genuine Wan video pipeline with a genuine Any4D-style geometry model, only small.</p>"
-        "<p><strong>Its weights are rough so far.</strong> Colours and floors follow the prompt; shapes and camera moves "
-        "hardly do. The geometry model reads depth and field of view well, but has not learnt camera motion or scene "
+        "<p><strong>Its weights are rough so far.</strong> Colours and floors follow the prompt; shapes and camera "
+        "moves hardly do. The geometry model reads depth and field of view well, but has not learnt camera motion or scene "
         "flow: trajectories stay near rest and nothing is marked as moving. Read the rewards as a demonstration of the "
         "measurement, not as a judgement of these videos.</p>"
         "<ul><li>It knows nothing but the words below, and draws nothing but that world, at 128×128 pixels.</li>"
@@ -170,4 +170,17 @@ ABOUT = {
 }
 """Prose of the About tab as trusted HTML."""
 
-ABOUT_MODEL_MEASURED = "These numbers come from the manifest of the weights in use:"
+MEASURED_GEOMETRY = {
+    "rotation_degrees": "Camera rotation error (°)",
+    "translation_direction_degrees": "Camera direction error (°)",
+    "depth_abs_rel": "Depth error (AbsRel)",
+    "flow_relative_epe": "Scene flow error (relative)",
+    "mask_iou": "Sky mask (IoU)",
+}
+"""Rows of the About tab's table: metric in the manifest → its name."""
+
+ABOUT_GEOMETRY_MEASURED = (
+    "Against the exact truth of the procedural world: Φ reads frames, Φ<sub>g</sub> reads latents. A direction error "
+    "near 90° or a relative flow error near 1 means that this quantity has not been learnt."
+)
+ABOUT_VAE_MEASURED = "The video autoencoder keeps {psnr} dB PSNR of a clip."

@@ -163,7 +163,7 @@ def _add_camera_path(server: "viser.ViserServer", *, scene: RunScene) -> None:
         "/camera_centres",
         points=centres,
         colors=PATH_GREY,
-        point_size=0.012 * scene.scale,
+        point_size=0.006 * scene.scale,
         point_shape="circle",
     )
 

@@ -36,7 +36,9 @@ def choose_viewpoint(scene: RunScene, *, shown: NDArray[np.bool_]) -> Viewpoint:
     side = np.cross(up, backward)
     direction = np.cos(_ELEVATION) * (np.cos(_AZIMUTH) * backward + np.sin(_AZIMUTH) * side) + np.sin(_ELEVATION) * up
     reach = np.linalg.norm(centres - focus, axis=1).max() if len(centres) else scene.scale
-    return Viewpoint(position=focus + direction * 1.6 * max(float(reach), 0.5 * scene.scale), look_at=focus, up=up)
+    position = focus + direction * 1.6 * max(float(reach), 0.5 * scene.scale)
+    # Between the objects and the cameras, so that both are in view.
+    return Viewpoint(position=position, look_at=focus + 0.25 * (middle - focus), up=up)
 
 
 def ground_up(scene: RunScene) -> NDArray[np.float64]:

@@ -8,14 +8,23 @@ from typing import Any
 import gradio as gr
 
 from demo.service import PageService, Vocabulary
-from demo.text import ABOUT, ABOUT_MODEL_MEASURED, GUARDS, PAPER_URL, TERMS
+from demo.text import (
+    ABOUT,
+    ABOUT_GEOMETRY_MEASURED,
+    ABOUT_VAE_MEASURED,
+    GUARDS,
+    MEASURED_GEOMETRY,
+    PAPER_URL,
+    TERMS,
+)
 from demo.viewers.stage import file_url
 
 
 def build_about(service: PageService, *, assets: Path) -> None:
     """Build the tab's content from the prose, the manifest of the weights, and the vocabulary."""
     figure = _figure(assets / "figure.svg")
-    parts = [
+    parts = _manifest_parts(assets / "MANIFEST.json")
+    page = [
         '<div class="about"><article>',
         ABOUT["method"].format(paper=PAPER_URL),
         figure,
@@ -27,10 +36,11 @@ def build_about(service: PageService, *, assets: Path) -> None:
         ABOUT["embedded"],
         "<h3>Its vocabulary</h3>",
         _vocabulary(service.vocabulary()),
-        _measured(assets / "MANIFEST.json"),
+        _measured(parts),
+        _training_notes(parts),
         "</aside></div>",
     ]
-    gr.HTML("".join(parts), apply_default_css=False)
+    gr.HTML("".join(page), apply_default_css=False)
 
 
 def about_figures(assets: Path) -> tuple[Path, ...]:
@@ -70,31 +80,49 @@ def _vocabulary(words: Vocabulary) -> str:
     return f'<dl class="words">{"".join(rows)}</dl>'
 
 
-def _measured(manifest: Path) -> str:
-    """Held-out numbers of the shipped weights, as their manifest states them; nothing where it states none."""
-    if not manifest.exists():
-        return ""
-    rows = _numbers(json.loads(manifest.read_text(encoding="utf-8")))
+def _manifest_parts(path: Path) -> dict[str, dict[str, Any]]:
+    """What the manifest says of each part of the weights; nothing where there is no manifest to read."""
+    if not path.exists():
+        return {}
+    parts = json.loads(path.read_text(encoding="utf-8")).get("parts", {})
+    return {name: part for name, part in parts.items() if isinstance(part, dict)}
+
+
+def _measured(parts: dict[str, dict[str, Any]]) -> str:
+    """Held-out numbers of both geometry models side by side, and of the video autoencoder."""
+    teacher, latent = (parts.get(name, {}).get("held_out", {}) for name in ("geometry", "lgm"))
+    rows = [
+        (label, _number(teacher.get(key)), _number(latent.get(key)))
+        for key, label in MEASURED_GEOMETRY.items()
+        if key in teacher or key in latent
+    ]
     if not rows:
         return ""
-    cells = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="num">{value:.4g}</td></tr>' for name, value in rows
+    body = "".join(
+        f'<tr><th scope="row">{escape(label)}</th><td class="num">{left}</td><td class="num">{right}</td></tr>'
+        for label, left, right in rows
     )
-    head = '<thead><tr><th scope="col">Measured on held-out clips</th><th></th></tr></thead>'
-    return f"<p>{ABOUT_MODEL_MEASURED}</p><table>{head}<tbody>{cells}</tbody></table>"
+    psnr = parts.get("vae", {}).get("held_out", {}).get("psnr")
+    autoencoder = "" if psnr is None else f"<p>{ABOUT_VAE_MEASURED.format(psnr=_number(psnr))}</p>"
+    return (
+        f'<h3>Measured on held-out clips</h3><table><thead><tr><th scope="col"></th><th scope="col" class="num">Φ</th>'
+        f'<th scope="col" class="num">Φ<sub>g</sub></th></tr></thead><tbody>{body}</tbody></table>'
+        f"<p>{ABOUT_GEOMETRY_MEASURED}</p>{autoencoder}"
+    )
 
 
-def _numbers(manifest: dict[str, Any]) -> list[tuple[str, float]]:
-    """(part · metric, value) for every number under a ``metrics`` or ``held_out`` object of the manifest."""
-    found: list[tuple[str, float]] = []
+def _training_notes(parts: dict[str, dict[str, Any]]) -> str:
+    """How each part was made, in the manifest's own words."""
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(str(part.get('steps', '?')))} steps. {escape(str(part.get('notes', '')))}"
+        f"<br><code>{escape(str(part.get('command', '')))}</code></dd>"
+        for name, part in parts.items()
+    )
+    return (
+        f'<details><summary>How these weights were made</summary><dl class="made">{rows}</dl></details>' if rows else ""
+    )
 
-    def visit(node: Any, path: tuple[str, ...], *, is_metrics: bool) -> None:
-        if isinstance(node, dict):
-            for key, child in node.items():
-                inside = is_metrics or key in {"metrics", "held_out"}
-                visit(child, path if key in {"metrics", "held_out"} else (*path, str(key)), is_metrics=inside)
-        elif is_metrics and isinstance(node, int | float) and not isinstance(node, bool):
-            found.append((" · ".join(part.replace("_", " ") for part in path), float(node)))
 
-    visit(manifest, (), is_metrics=False)
-    return found
+def _number(value: object) -> str:
+    """Three significant digits, or a dash."""
+    return f"{value:.3g}" if isinstance(value, int | float) else "–"

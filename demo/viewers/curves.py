@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from demo.results import RewardTrace, RunResult
+from demo.viewers.table import format_value
 
 ROW_HEIGHT = 72
 """Height of one reward's row in pixels."""
@@ -89,8 +90,8 @@ def marked_frames(trace: RewardTrace) -> tuple[int, ...]:
 
 
 def _ends(low: float, high: float) -> list[float]:
-    """Both ends of a row, or one where they are the same."""
-    return [low, high] if high - low > 1e-9 else [low]
+    """Both ends of a row, or one where they read the same."""
+    return [low] if format_value(low) == format_value(high) else [low, high]
 
 
 def _value_axis(trace: RewardTrace, *, domain: tuple[float, float]) -> dict[str, Any]:
@@ -98,12 +99,13 @@ def _value_axis(trace: RewardTrace, *, domain: tuple[float, float]) -> dict[str,
     measured = trace.per_frame[~np.isnan(trace.per_frame)]
     low, high = (float(measured.min()), float(measured.max())) if measured.size else (0.0, 1.0)
     room = max(high - low, 1e-3)
+    ends = _ends(low, high) if measured.size else []
     return {
         "domain": [max(domain[0], 0.0), min(domain[1], 1.0)],
         "anchor": "x",
         "range": [low - 0.12 * room, high + 0.12 * room],
-        "tickvals": _ends(low, high) if measured.size else [],
-        "tickformat": ".3~f",
+        "tickvals": ends,
+        "ticktext": [format_value(end) for end in ends],
         "side": "right",
         "fixedrange": True,
         "zeroline": False,

@@ -150,7 +150,7 @@ def read_scripts(folder: Path, names: tuple[str, ...]) -> str:
 
 def _facts(run: RunResult, files: PageFiles, *, is_example: bool) -> list[str]:
     """The line under the title."""
-    height, width = files.size
+    height, width = run.size or files.size
     facts = ["Example" if is_example else ORIGINS.get(run.kind, "")]
     facts.append("" if run.seed is None else f"seed {run.seed}")
     facts.append(run.preset)

@@ -50,12 +50,12 @@ def start_pose_head(model: Any4D) -> None:
     pose = model.pose_head
     for unit in pose.res_conv:
         last = unit.get_submodule("res_conv3")
-        last.weight.zero_()
-        last.bias.zero_()
+        nn.init.zeros_(last.get_parameter("weight"))
+        nn.init.zeros_(last.get_parameter("bias"))
     for index, gain in ((0, 4.0), (2, 2.0)):
         layer = pose.more_mlps.get_submodule(str(index))
-        nn.init.orthogonal_(layer.weight, gain=gain)
-        layer.bias.fill_(1.0)
+        nn.init.orthogonal_(layer.get_parameter("weight"), gain=gain)
+        nn.init.ones_(layer.get_parameter("bias"))
     for layer in (pose.fc_t, pose.fc_rot):
         layer.weight.mul_(SMALL)
         layer.bias.zero_()

@@ -250,10 +250,13 @@ def save_pipeline(
 ) -> None:
     """A folder that stock ``WanPipeline.from_pretrained`` loads: safetensors in bf16, sharded."""
     shutil.rmtree(folder, ignore_errors=True)
+    vae = VideoVAE.load(config.vae, dtype=torch.bfloat16, device=torch.device("cpu")).model
+    # diffusers notes where a model was loaded from: a path of this machine, which is nobody's business.
+    vae.register_to_config(_name_or_path="")
     WanPipeline(
         tokenizer=tokenizer,
         text_encoder=copy.deepcopy(encoder).to(torch.bfloat16),
-        vae=VideoVAE.load(config.vae, dtype=torch.bfloat16, device=torch.device("cpu")).model,
+        vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=config.shift),
         transformer=transformer,
         expand_timesteps=True,

@@ -55,8 +55,9 @@ function createTimeline({ run, plotly, onSeek }) {
       cell.toggleAttribute("data-now", shown >= Number(cell.dataset.from) && shown <= Number(cell.dataset.to));
     }
   }
-  const observer = new ResizeObserver(oncePerFrame(fill));
-  tracks.forEach(({ strip }) => observer.observe(strip));
+  // A run may be opened while its tab is hidden: everything takes its size when it is first seen.
+  const observer = new ResizeObserver(oncePerFrame(() => { fill(); fitCurves(plot); }));
+  [plot, ...tracks.map(({ strip }) => strip)].forEach((part) => observer.observe(part));
 
   function at(frame) { return `left:${(100 * (frame + 0.5)) / run.frames}%`; }
 
@@ -87,9 +88,16 @@ async function drawCurves(plot, { run, plotly, onSeek }) {
   if (!plot.isConnected) await new Promise((resolve) => requestAnimationFrame(resolve));
   const layout = structuredClone(run.figure.layout);
   if (isNarrow()) leaveRoomForLabels(layout, run.terms.length);
-  await window.Plotly.newPlot(plot, run.figure.data, layout, { displayModeBar: false, responsive: true });
+  await window.Plotly.newPlot(plot, run.figure.data, layout, { displayModeBar: false });
+  fitCurves(plot);
   plot.on("plotly_hover", (event) => onSeek(event.points[0].x));
   plot.on("plotly_click", (event) => onSeek(event.points[0].x));
+}
+
+/** The figure as wide as its place; nothing while it is hidden or not drawn yet. */
+function fitCurves(plot) {
+  const width = plot.clientWidth;
+  if (width && plot._fullLayout && plot._fullLayout.width !== width) window.Plotly.relayout(plot, { width });
 }
 
 /** On a phone the rows' names stand above their curves instead of beside them. */

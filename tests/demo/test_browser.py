@@ -44,13 +44,16 @@ FRAMES_SHOWN = """() => {
   const box = stage.querySelector("iframe").contentDocument?.querySelector("input");
   const plot = stage.querySelector(".curves .nsewdrag")?.getBoundingClientRect();
   const cursor = stage.querySelector(".playhead i").getBoundingClientRect();
+  const cell = stage.querySelector(".cell[data-now]");
+  const holds = cell && cell.dataset.from <= Number(stage.dataset.frame) && Number(stage.dataset.frame) <= cell.dataset.to;
+  const stripFrame = holds ? Number(stage.dataset.frame) : -1;
   const share = plot ? (cursor.x + cursor.width / 2 - plot.x) / plot.width : NaN;
   return {
     stage: Number(stage.dataset.frame),
     video: Math.floor(video.currentTime * fps),
     scene: box ? Math.floor(Number(box.value) * fps) : -1,
     cursor: Math.round(share * frames - 0.5),
-    strip: Number(stage.querySelector(".cell[data-now]")?.dataset.from ?? -1),
+    strip: stripFrame,
   };
 }"""
 """Which frame each view shows, read from what is on the screen and not from the stage's own state."""
@@ -191,6 +194,19 @@ def test_a_reload_returns_to_the_run(stage):
     stage.reload()
     stage.locator(".stage h2", has_text=PROMPT).wait_for()
     assert stage.locator("#prompt textarea").input_value() == PROMPT
+
+
+def test_an_example_opened_from_the_gallery_is_aligned_too(stage):
+    stage.get_by_role("tab", name="Gallery").click()
+    card = stage.locator("#gallery button[data-run]").first
+    if card.count() == 0:
+        pytest.xfail("no example runs are shipped")
+    run = card.get_attribute("data-run")
+    card.click()
+    stage.locator(f'.stage[data-run="{run}"] .player.ready').wait_for()
+    stage.locator(".curves .nsewdrag").first.wait_for()
+    stage.locator(".scrub").fill("7")
+    wait_for_one_frame(stage, 7)
 
 
 def test_unknown_words_are_named_while_typing(stage):

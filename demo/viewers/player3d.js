@@ -67,7 +67,7 @@ function createPlayer({ page, recording, frames, fps, onKey }) {
       dress();
       type();
       // The notice may come after the recording.
-      setTimeout(() => dismissSoftwareNotice(page3d()), 1500);
+      setTimeout(() => { if (page3d()) dismissSoftwareNotice(page3d()); }, 1500);
     } else if (performance.now() - started > PLAYER_PATIENCE_MS) {
       clearInterval(wait);
       status.textContent = "The 4D scene could not be opened in this browser. The .ply and .glb downloads hold it too.";

@@ -45,8 +45,8 @@ FRAMES_SHOWN = """() => {
   const plot = stage.querySelector(".curves .nsewdrag")?.getBoundingClientRect();
   const cursor = stage.querySelector(".playhead i").getBoundingClientRect();
   const cell = stage.querySelector(".cell[data-now]");
-  const holds = cell && cell.dataset.from <= Number(stage.dataset.frame) && Number(stage.dataset.frame) <= cell.dataset.to;
-  const stripFrame = holds ? Number(stage.dataset.frame) : -1;
+  const now = Number(stage.dataset.frame);
+  const stripFrame = cell && cell.dataset.from <= now && now <= cell.dataset.to ? now : -1;
   const share = plot ? (cursor.x + cursor.width / 2 - plot.x) / plot.width : NaN;
   return {
     stage: Number(stage.dataset.frame),

@@ -99,16 +99,12 @@ class PageService:
 
     def describe(self) -> str:
         """The preset in one line for the page's head."""
-        from vggrpo.presets import get_preset
-
-        preset = get_preset(self.preset)
+        preset = self._get_preset()
         return f"{preset.name} · {preset.num_frames} frames · {preset.width}×{preset.height} · {preset.fps} fps"
 
     def sampling_defaults(self) -> SamplingDefaults:
         """Steps and guidance of the preset."""
-        from vggrpo.presets import get_preset
-
-        preset = get_preset(self.preset)
+        preset = self._get_preset()
         return SamplingDefaults(steps=preset.steps, guidance=preset.guidance)
 
     def open_run(self, run_id: str) -> RunResult:
@@ -165,10 +161,9 @@ class PageService:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words that the embedded model has never seen, in order; none for presets with an open vocabulary."""
-        from vggrpo.presets import get_preset
         from vggrpo.worlds import vocabulary
 
-        if not get_preset(self.preset).closed_vocabulary:
+        if not self._get_preset().closed_vocabulary:
             return []
 
         return vocabulary.unknown_words(prompt)
@@ -208,6 +203,16 @@ class PageService:
             object_motions=tuple(words.OBJECT_MOTIONS),
             most_objects=words.NUMBER_OF_OBJECTS[1],
         )
+
+    def _get_preset(self) -> Any:
+        """The preset's configuration. Raises ``PageError`` for a name that does not exist."""
+        from vggrpo.presets import get_preset
+        from vggrpo.runtime.errors import UserError
+
+        try:
+            return get_preset(self.preset)
+        except UserError as error:
+            raise PageError(str(error)) from error
 
     def _studio(self, preset: str, *, report: Report) -> Any:
         """The preset's models, loaded once; a second preset replaces the first, memory holds one."""

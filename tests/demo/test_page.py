@@ -1,6 +1,8 @@
 """The page over HTTP, as ``gradio_client`` sees it: endpoints, errors, Cancel, and what is served."""
 
 import json
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -196,3 +198,15 @@ def test_builder_composes_the_training_captions_sentence(service):
     assert service.unknown_words(sentence) == []
     with pytest.raises(PageError, match="shape 'dragon'"):
         service.compose(scene | {"objects": [{"colour": "red", "shape": "dragon", "motion": "hop"}]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--preset", "tinny"], "did you mean 'tiny'"), (["--runs", "/dev/null/runs"], "/dev/null")],
+)
+def test_a_bad_flag_is_one_line_and_exit_code_2(flags, message):
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "app.py", *flags], cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert message in ended.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in ended.stderr

@@ -122,17 +122,20 @@ class Studio:
         images = (video.transpose(1, 2).to(self.models.device) + 1.0) / 2.0
         return self.models.geometry.geometry(images)
 
+    def conditions(self, request: GenerateRequest) -> Conditions:
+        """What the policy is conditioned on. Raises a UserError for a prompt that is too long or wholly unknown."""
+        self._refuse_long(request.prompt)
+        return Conditions(
+            text=self._embed(request.prompt),
+            negative=self.models.text.embed(""),
+            guidance=self.preset.guidance if request.guidance is None else request.guidance,
+            first_frame=self._first_frame(request.first_frame),
+        )
+
     def denoise(self, request: GenerateRequest, *, on_step: Callable[[int, int], None] | None = None) -> Latents:
         """A prompt and a seed to latents z_0."""
         preset = self.preset
-        self._refuse_long(request.prompt)
-        guidance = preset.guidance if request.guidance is None else request.guidance
-        conditions = Conditions(
-            text=self._embed(request.prompt),
-            negative=self.models.text.embed(""),
-            guidance=guidance,
-            first_frame=self._first_frame(request.first_frame),
-        )
+        conditions = self.conditions(request)
         noise = draw_noise((1, *self.latent_shape), seed=request.seed, device=self.models.device)
         steps = preset.steps if request.steps is None else request.steps
         if request.adapter is not None:

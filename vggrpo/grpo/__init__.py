@@ -1,0 +1,1 @@
+"""FIGURE (b), right: rewards become advantages, advantages update the policy."""

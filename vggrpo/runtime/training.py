@@ -7,15 +7,11 @@ master weights (on CPUs with bf16 matrix units several times faster than autocas
 
 import json
 import math
-import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vggrpo.runtime.checkpoint_folder import building_checkpoint, checkpoint_folder, checkpoint_folders
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import atomic_write_text, require_writable
+from vggrpo.runtime.stop_signals import StopSignals
 
-KEPT_CHECKPOINTS = 2
-"""Older ones are removed."""
 MAX_SKIPPED = 5
 """Non-finite steps in a row after which training stops, with its last good checkpoint kept."""
 
@@ -85,7 +81,6 @@ class TrainingResult:
 LossFunction = Callable[[Step], dict[str, Tensor]]
 """Losses of one step by name; ``"loss"`` is the one that is minimised, the others are logged."""
 SampleFunction = Callable[[int], None]
-SignalHandler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
 def learning_rate_at(step: int, config: LoopConfig) -> float:
@@ -124,36 +119,30 @@ class TrainingLoop:
         )
         self._step = 0
         self._seconds_before = 0.0
-        self._stop_asked = False
 
     def run(self, losses: LossFunction, *, resume: bool, sample: SampleFunction | None = None) -> TrainingResult:
         """Train to the configured number of steps. SIGTERM and Ctrl-C finish the step, checkpoint and return."""
         self._open(resume=resume)
         started = time.monotonic()
         metrics: dict[str, float] = {}
-        previous = self._catch_signals()
-        try:
-            with self._progress() as progress:
-                task = progress.add_task("training", total=self.config.steps, completed=self._step)
-                skipped = 0
-                while self._step < self.config.steps and not self._stop_asked:
-                    metrics = self._train_step(losses)
-                    skipped = skipped + 1 if metrics["skipped"] else 0
-                    self._log(metrics)
-                    if skipped >= MAX_SKIPPED:
-                        message = f"{skipped} steps in a row were not finite; the last good checkpoint is in {self.out}"
-                        raise UserError(f"{message}: lower the learning rate and run again with --resume.")
-                    progress.update(task, completed=self._step, description=f"loss {metrics['loss']:.4f}")
-                    seconds = self._seconds_before + time.monotonic() - started
-                    if self._step % self.config.checkpoint_every == 0 and not skipped:
-                        self._save(seconds)
-                    if sample and self.config.sample_every and self._step % self.config.sample_every == 0:
-                        sample(self._step)
+        with StopSignals() as stop, self._progress() as progress:
+            task = progress.add_task("training", total=self.config.steps, completed=self._step)
+            skipped = 0
+            while self._step < self.config.steps and not stop.asked:
+                metrics = self._train_step(losses)
+                skipped = skipped + 1 if metrics["skipped"] else 0
+                self._log(metrics)
+                if skipped >= MAX_SKIPPED:
+                    message = f"{skipped} steps in a row were not finite; the last good checkpoint is in {self.out}"
+                    raise UserError(f"{message}: lower the learning rate and run again with --resume.")
+                progress.update(task, completed=self._step, description=f"loss {metrics['loss']:.4f}")
+                seconds = self._seconds_before + time.monotonic() - started
+                if self._step % self.config.checkpoint_every == 0 and not skipped:
+                    self._save(seconds)
+                if sample and self.config.sample_every and self._step % self.config.sample_every == 0:
+                    sample(self._step)
             seconds = self._seconds_before + time.monotonic() - started
             self._save(seconds)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
         finished = self._step >= self.config.steps
         return TrainingResult(steps_done=self._step, finished=finished, seconds=seconds, last_metrics=metrics)
 
@@ -196,7 +185,7 @@ class TrainingLoop:
             average.lerp_(self._masters[name].data, 1.0 - decay)
 
     def _open(self, *, resume: bool) -> None:
-        checkpoints = self._checkpoints()
+        checkpoints = checkpoint_folders(self.out)
         if checkpoints and not resume:
             raise UserError(f"{self.out} already holds a training run: add --resume, or choose another output folder.")
         require_writable(self.out)
@@ -212,27 +201,18 @@ class TrainingLoop:
         # A run that died before its first checkpoint starts again, and so does its log.
         self._trim_log()
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.out / "checkpoints").glob("step-??????"))
-
     def _save(self, seconds: float) -> None:
-        folder = self.out / "checkpoints" / f"step-{self._step:06d}"
-        if folder.exists():
+        if checkpoint_folder(self.out, step=self._step).exists():
             return
-        building = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
         tensors = {f"master/{name}": master.detach() for name, master in self._masters.items()}
         tensors |= {f"ema/{name}": average for name, average in self._ema.items()}
         for name, master in self._masters.items():
             state = self._optimiser.state.get(master, {})
             tensors |= {f"optimiser/{key}/{name}": torch.as_tensor(value) for key, value in state.items()}
-        save_file(tensors, building / "state.safetensors")
         state = {"step": self._step, "seconds": round(seconds, 1), "steps": self.config.steps}
-        (building / "state.json").write_text(json.dumps(state))
-        building.replace(folder)
-        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old, ignore_errors=True)
+        with building_checkpoint(self.out, step=self._step) as building:
+            save_file(tensors, building / "state.safetensors")
+            (building / "state.json").write_text(json.dumps(state))
 
     def _load(self, folder: Path) -> bool:
         """Take a checkpoint; False if it cannot be read, so that an older one is tried."""
@@ -278,14 +258,3 @@ class TrainingLoop:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         threads = TextColumn(f"{torch.get_num_threads()} thread(s)")
         return Progress(*columns, threads, console=Console(stderr=True), speed_estimate_period=600)
-
-    def _catch_signals(self) -> dict[int, SignalHandler]:
-        """Ask the loop to stop instead of dying in the middle of a step (main thread only)."""
-
-        def ask(_number: int, _frame: object) -> None:
-            self._stop_asked = True
-
-        try:
-            return {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:
-            return {}

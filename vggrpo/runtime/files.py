@@ -11,6 +11,8 @@ from vggrpo.runtime.errors import UserError
 
 RUN_MARKER = "manifest.json"
 """The file that tells a run folder from a folder that holds something else of the user's."""
+PAIR_MARKER = "pair.json"
+"""The same for a folder of two runs."""
 
 
 def require_writable(folder: Path) -> None:
@@ -55,7 +57,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     if out.exists():
         if not out.is_dir():
             raise UserError(f"{out} is a file; choose another output folder.")
-        if any(out.iterdir()) and not (out / RUN_MARKER).is_file():
+        if any(out.iterdir()) and not any((out / name).is_file() for name in (RUN_MARKER, PAIR_MARKER)):
             raise UserError(f"{out} holds other files; choose an empty or new output folder.")
     require_writable(out.parent)
     made = [parent for parent in (out.parent, *out.parent.parents) if not parent.exists()]

@@ -37,6 +37,7 @@ __all__ = [
     "read_video",
     "write_error_maps",
     "write_geometry",
+    "write_json",
     "write_latents",
     "write_manifest",
     "write_rewards",
@@ -83,12 +84,17 @@ class RunFolder:
 
 def write_rewards(path: Path, report: Mapping[str, object]) -> None:
     """Write ``rewards.json``; a NaN becomes null."""
-    atomic_write_text(path, _to_json(report))
+    write_json(path, report)
 
 
 def write_manifest(path: Path, manifest: Mapping[str, object]) -> None:
     """Write ``manifest.json``."""
-    atomic_write_text(path, _to_json(manifest))
+    write_json(path, manifest)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write one JSON object that every strict parser reads; a NaN becomes null."""
+    atomic_write_text(path, _to_json(content))
 
 
 def write_error_maps(path: Path, terms: Mapping[str, RewardTerm], *, index: int = 0) -> None:

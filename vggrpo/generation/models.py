@@ -1,12 +1,9 @@
 """The models of a preset: loaded from its folders, or built small with random weights for ``tiny-debug``."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from vggrpo.latent_geometry.connector import ConnectorConfig
 from vggrpo.latent_geometry.foundation.any4d import Any4D
@@ -21,7 +18,6 @@ from vggrpo.pretraining.text import build_tokenizer
 from vggrpo.pretraining.vae import VaeArchitecture
 from vggrpo.pretraining.video import VideoArchitecture
 from vggrpo.runtime.device import choose_device, choose_dtype
-from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.integrity import verify_files
 
 DEBUG_VAE = VaeArchitecture(base_dim=8, decoder_base_dim=8)
@@ -98,52 +94,3 @@ def _build_debug_models(preset: Preset) -> Models:
         latent_geometry=latent_geometry,
         device=torch.device("cpu"),
     )
-
-
-def load_adapter(transformer: WanTransformer3DModel, path: Path) -> None:
-    """Put a LoRA in diffusers' format on the transformer; take it off with ``remove_adapter``. Raises a UserError."""
-    file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise UserError(f"{path} holds no LoRA: give a .safetensors file or a folder that train wrote.")
-    misfit = _find_misfit(transformer, _read_shapes(file))
-    if misfit:
-        raise UserError(f"{file} does not fit this video model ({misfit}): give a LoRA that was trained on it.")
-    try:
-        transformer.load_lora_adapter(file.parent, weight_name=file.name, prefix="transformer", adapter_name="user")
-    except (ValueError, KeyError, RuntimeError, OSError) as error:
-        remove_adapter(transformer)
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file} does not fit this video model ({reason}).") from error
-
-
-def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a safetensors file, by name. Raises a UserError for a damaged file."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is no safetensors file, or a damaged one: give another adapter.") from error
-
-
-def _find_misfit(transformer: WanTransformer3DModel, shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """What keeps a LoRA from fitting: diffusers would leave out what it finds no place for, with a warning only."""
-    prefix = "transformer."
-    pairs = [name for name in shapes if name.startswith(prefix) and name.endswith("lora_A.weight")]
-    if not pairs:
-        return "it holds no LoRA for a transformer"
-    linears = {name: module for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
-    for name in pairs:
-        layer = name.removeprefix(prefix).removesuffix(".lora_A.weight")
-        if layer not in linears:
-            return f"the model has no layer {layer}"
-        sizes = (shapes[name][-1], shapes.get(name.replace("lora_A", "lora_B"), (0,))[0])
-        expected = (linears[layer].in_features, linears[layer].out_features)
-        if sizes != expected:
-            return f"{layer} maps {expected[0]} to {expected[1]} features, the LoRA's {sizes[0]} to {sizes[1]}"
-    return None
-
-
-def remove_adapter(transformer: WanTransformer3DModel) -> None:
-    """Back to the base model, without the wrappers that deleting an adapter alone would leave around its layers."""
-    if hasattr(transformer, "peft_config"):
-        transformer.unload_lora()

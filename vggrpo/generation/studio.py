@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vggrpo import __version__
-from vggrpo.generation.models import Models, load_adapter, load_models, remove_adapter
+from vggrpo.generation.models import Models, load_models
 from vggrpo.generation.request import PHASES, GenerateRequest, Progress, read_first_frame
 from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
+from vggrpo.policy.adapter import load_adapter, remove_adapter
 from vggrpo.policy.sampling import Conditions, draw_noise, sample_ode
 from vggrpo.presets import Preset, get_preset
 from vggrpo.rewards import judge
@@ -121,6 +122,11 @@ class Studio:
         """Φ(x) for video in [-1, 1]."""
         images = (video.transpose(1, 2).to(self.models.device) + 1.0) / 2.0
         return self.models.geometry.geometry(images)
+
+    def require_fitting(self, adapter: Path) -> None:
+        """Raise a UserError for an adapter that cannot go on this video model; nothing is left on it."""
+        load_adapter(self.models.transformer, adapter)
+        remove_adapter(self.models.transformer)
 
     def conditions(self, request: GenerateRequest) -> Conditions:
         """What the policy is conditioned on. Raises a UserError for a prompt that is too long or wholly unknown."""

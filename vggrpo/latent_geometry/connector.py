@@ -81,5 +81,7 @@ def resample_in_time(latents: Float[Tensor, "B C T h w"], *, frames_per_latent: 
     batch, channels, count, height, width = latents.shape
     frames = frames_per_latent * (count - 1) + 1
     flat = latents.movedim(2, -1).reshape(-1, channels * height * width, count)
-    resampled = F.interpolate(flat.float(), size=frames, mode="linear", align_corners=True).to(latents.dtype)
+    # At least float32: there is no bfloat16 kernel everywhere, and float64 keeps its digits.
+    precise = flat.to(torch.promote_types(flat.dtype, torch.float32))
+    resampled = F.interpolate(precise, size=frames, mode="linear", align_corners=True).to(latents.dtype)
     return resampled.reshape(batch, channels, height, width, frames).movedim(-1, 2)

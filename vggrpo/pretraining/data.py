@@ -5,11 +5,11 @@ The cache is a folder of safetensors files, one a seed, outside the repository. 
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -34,15 +34,15 @@ class ClipCache:
     num_frames: int = 17
     size: int = 128
 
-    def clip(self, seed: int) -> WorldClip:
-        """The clip of a seed, from disk or rendered now."""
+    def clip(self, seed: int, *, frames: Int[np.ndarray, " n"] | None = None) -> WorldClip:
+        """The clip of a seed, from disk or rendered now; with ``frames``, only those, in that order."""
         path = self._path(seed)
         try:
-            return _read(path)
+            return _read(path, frames=frames)
         except (FileNotFoundError, SafetensorError):
             clip = make_clip(seed, num_frames=self.num_frames, height=self.size, width=self.size)
             _write(path, clip)
-            return clip
+            return clip if frames is None else select_frames(clip, frames)
 
     def rgb(self, seed: int) -> UInt8[np.ndarray, "N H W 3"]:
         """Only the frames of a seed's clip: a tenth of the reading."""
@@ -79,6 +79,18 @@ class ClipCache:
         return self.folder / f"clips-v{CACHE_VERSION}-{self.num_frames}x{self.size}" / f"{seed}.safetensors"
 
 
+def select_frames(clip: WorldClip, frames: Int[np.ndarray, " n"]) -> WorldClip:
+    """Some frames of a clip, in the given order; the world frame stays that of the whole clip."""
+    geometry = {field.name: getattr(clip.geometry, field.name)[frames] for field in fields(ClipGeometry)}
+    return WorldClip(
+        rgb=clip.rgb[frames],
+        caption=clip.caption,
+        geometry=ClipGeometry(**geometry),
+        object_id=clip.object_id[frames],
+        moving=clip.moving[frames],
+    )
+
+
 def _write(path: Path, clip: WorldClip) -> None:
     """Write atomically: another process may render the same seed at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +109,14 @@ def _write(path: Path, clip: WorldClip) -> None:
     temporary.replace(path)
 
 
-def _read(path: Path) -> WorldClip:
-    """Read a cached clip. Raises FileNotFoundError or SafetensorError."""
+def _read(path: Path, *, frames: Int[np.ndarray, " n"] | None) -> WorldClip:
+    """Read a cached clip, or some of its frames and no others. Raises FileNotFoundError or SafetensorError."""
     with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        names = list(file.keys())
+        if frames is None:
+            arrays = {name: file.get_tensor(name) for name in names}
+        else:
+            arrays = {name: np.stack([file.get_slice(name)[int(frame)] for frame in frames]) for name in names}
         caption = file.metadata()["caption"]
     object_id = arrays["object_id"]
     geometry = ClipGeometry(

@@ -1,7 +1,9 @@
 """``pretrain geometry``: the embedded geometry model Φ, trained on the procedural world's exact truth.
 
-Two kinds of steps are mixed: several clips of a few frames (cheap and varied), and, more and more often, whole clips as
-the model will be used. In whole clips the transformer sees every frame and the dense heads a few of them.
+Two kinds of steps are mixed. Motion steps train cameras and correspondences only: no dense head runs, so they are cheap
+and see many camera motions. Dense steps train everything. Both read several clips of a few frames, or, more and more
+often, whole clips, as the model will be used; there the transformer sees every frame and the dense heads a few of them.
+``geometry_matching`` says what teaches the motion.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,12 +22,14 @@ from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_me
 from vggrpo.pretraining.data import ClipCache, default_cache
 from vggrpo.pretraining.geometry_batches import (
     GeometryBatch,
-    choose_far_frames,
     choose_frames,
+    choose_ordered,
     degrade,
     make_batch,
+    mirror,
 )
 from vggrpo.pretraining.geometry_losses import GeometryLossWeights, geometry_losses
+from vggrpo.pretraining.geometry_matching import MatchingTeacher
 from vggrpo.runtime.device import choose_dtype, set_threads
 from vggrpo.runtime.training import LoopConfig, Step, TrainingLoop, TrainingResult
 from vggrpo.types import WorldClip
@@ -33,15 +37,18 @@ from vggrpo.worlds import FIRST_TRAINING_SEED
 
 HELD_OUT_CLIPS = 32
 NUM_FRAMES = 17
+MIRRORED = 0.5
+"""Share of batches that are seen in a mirror."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryTraining:
     """Everything that decides the result of ``pretrain geometry``.
 
-    A short step reads ``short_frame_budget`` frames in clips of ``short_frames`` (least, most), a whole one
-    ``whole_clips`` whole clips; of each clip, up to ``short_dense`` or ``whole_dense`` frames get dense outputs. The
-    share of whole steps rises linearly from ``whole_share[0]`` to ``whole_share[1]``.
+    A step is dense with a probability that rises linearly over the run (``dense_steps``), and reads whole clips with
+    one that rises likewise (``whole_steps``). Otherwise it reads ``frame_budget`` frames in clips of ``short_frames``
+    (least, most); a whole step reads ``whole_clips`` clips. Of each clip of a dense step, up to ``short_dense`` or
+    ``whole_dense`` frames get dense outputs.
     """
 
     model: Any4DConfig
@@ -49,24 +56,20 @@ class GeometryTraining:
     weights: GeometryLossWeights = field(default_factory=GeometryLossWeights)
     num_clips: int = 2000
     image_size: int = 128
-    short_frame_budget: int = 32
+    frame_budget: int = 32
     short_frames: tuple[int, int] = (2, 4)
     short_dense: int = 1
     whole_clips: int = 2
     whole_dense: int = 4
-    whole_share: tuple[float, float] = (0.0, 0.4)
-    poses_from: float = 0.5
-    """Fraction of the run from which the poses lead, and short steps read frames that lie far apart: between near
-    frames this world moves by less than a token, and a small model finds the motion first where it is large."""
-    late_dense_share: float = 0.2
-    """Weight of all other losses from then on."""
+    dense_steps: tuple[float, float] = (0.1, 0.6)
+    whole_steps: tuple[float, float] = (0.0, 0.5)
     bfloat16: bool = True
 
 
 TINY_TRAINING = GeometryTraining(
     model=TINY,
     loop=LoopConfig(
-        steps=2100,
+        steps=5000,
         learning_rate=8e-4,
         warmup_steps=100,
         final_learning_rate=0.02,
@@ -75,14 +78,14 @@ TINY_TRAINING = GeometryTraining(
         checkpoint_every=100,
     ),
 )
-"""The embedded model's training: about an hour on one CPU core."""
+"""The embedded model's training: about an hour and a half on one CPU core."""
 
 DEBUG_TRAINING = GeometryTraining(
     model=DEBUG,
     loop=LoopConfig(steps=4, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, checkpoint_every=2),
     num_clips=2,
     image_size=32,
-    short_frame_budget=3,
+    frame_budget=4,
     short_frames=(2, 3),
     whole_clips=1,
     whole_dense=2,
@@ -106,14 +109,14 @@ def pretrain_geometry(
     if training.bfloat16 and choose_dtype(torch.device("cpu")) == torch.bfloat16:
         model.to_bfloat16()
     clips = ClipCache(folder=cache or default_cache(), size=training.image_size)
-    loop = TrainingLoop({"geometry": model}, training.loop, out)
+    teacher = MatchingTeacher(model)
+    loop = TrainingLoop({"geometry": model, "teacher": teacher}, training.loop, out)
 
     def losses(step: Step) -> dict[str, torch.Tensor]:
         batch = draw_batch(step, training, clips=clips)
         images = degrade(batch.images, rng=step.rng, generator=step.generator)
         output = model(images, selection=FrameSelection(offsets=batch.offsets, dense=batch.dense))
-        dense_share = 1.0 if step.fraction < training.poses_from else training.late_dense_share
-        return geometry_losses(output, batch, weights=training.weights, dense_share=dense_share)
+        return geometry_losses(output, batch, weights=training.weights, more=teacher(batch))
 
     result = loop.run(losses, resume=resume)
     if result.finished:
@@ -126,18 +129,25 @@ def pretrain_geometry(
 
 def draw_batch(step: Step, training: GeometryTraining, *, clips: ClipCache) -> GeometryBatch:
     """The batch of a step, from the step's own random numbers."""
-    low, high = training.whole_share
-    is_whole = step.rng.random() < low + (high - low) * step.fraction
-    if is_whole:
+    is_dense = step.rng.random() < _rising(training.dense_steps, step.fraction)
+    if step.rng.random() < _rising(training.whole_steps, step.fraction):
         count, dense_count, frames = training.whole_clips, training.whole_dense, np.arange(NUM_FRAMES)
     else:
         length = int(step.rng.integers(training.short_frames[0], training.short_frames[1] + 1))
-        count, dense_count = training.short_frame_budget // length, training.short_dense
-        choose = choose_frames if step.fraction < training.poses_from else choose_far_frames
+        count, dense_count = training.frame_budget // length, training.short_dense
+        choose = choose_frames if is_dense else choose_ordered
         frames = choose(step.rng, total=NUM_FRAMES, count=length)
-    dense = np.sort(step.rng.choice(len(frames), size=min(dense_count, len(frames)), replace=False))
+    dense_count = min(dense_count, len(frames)) if is_dense else 0
+    dense = np.sort(step.rng.choice(len(frames), size=dense_count, replace=False))
     seeds = FIRST_TRAINING_SEED + step.rng.choice(training.num_clips, size=count, replace=False)
-    return make_batch([clips.clip(int(seed)) for seed in seeds], frames=frames, dense=dense)
+    chosen = [clips.clip(int(seed), frames=frames) for seed in seeds]
+    batch = make_batch(chosen, frames=frames, dense=dense, total=NUM_FRAMES)
+    return mirror(batch) if step.rng.random() < MIRRORED else batch
+
+
+def _rising(share: tuple[float, float], fraction: float) -> float:
+    """A share that rises linearly over the run."""
+    return share[0] + (share[1] - share[0]) * fraction
 
 
 def held_out_clips(count: int = HELD_OUT_CLIPS, *, cache: ClipCache) -> Iterator[WorldClip]:

@@ -20,9 +20,9 @@ BLUR_SHARE = 0.3
 class GeometryBatch:
     """B clips of N chosen frames each: images in [0, 1] and the truth, in the camera of the first chosen frame.
 
-    ``offsets`` are the chosen frames' numbers relative to the first; ``dense`` those (as indices into N) that get dense
-    losses. ``flow_known`` marks frames whose flow can be told from the chosen frames: the next one is among them, or,
-    for a clip's last frame, the one before. ``moving`` marks pixels of moving objects.
+    ``offsets`` are the chosen frames' distances from the first, in frames; ``dense`` those (as indices into N) that get
+    dense losses. ``flow_known`` marks frames whose flow can be told from the chosen frames: the next one is among them,
+    or, for a clip's last frame, the one before. ``moving`` marks pixels of moving objects.
     """
 
     images: Float[Tensor, "B N 3 H W"]
@@ -40,52 +40,66 @@ def choose_frames(rng: np.random.Generator, *, total: int, count: int) -> Int[np
     return np.sort(rng.choice(total, size=count, replace=False))
 
 
-def choose_far_frames(rng: np.random.Generator, *, total: int, count: int) -> Int[np.ndarray, " count"]:
-    """``count`` sorted frames, the first from a clip's first quarter and the last from its last quarter."""
-    quarter = total // 4
-    first = int(rng.integers(quarter))
-    last = total - 1 - int(rng.integers(quarter))
-    between = rng.choice(np.arange(first + 1, last), size=count - 2, replace=False)
-    return np.sort(np.concatenate([[first], between, [last]]))
+def choose_ordered(rng: np.random.Generator, *, total: int, count: int) -> Int[np.ndarray, " count"]:
+    """``count`` scattered frames, forwards or, half the time, backwards: cameras do not mind the arrow of time."""
+    frames = np.sort(rng.choice(total, size=count, replace=False))
+    return frames if rng.random() < 0.5 else frames[::-1].copy()
 
 
 def known_flow(frames: Int[np.ndarray, " N"], *, total: int) -> Bool[np.ndarray, " N"]:
-    """Frames whose flow is determined by the chosen frames (see ``GeometryBatch.flow_known``)."""
+    """Frames whose flow is determined by the chosen frames (see ``GeometryBatch.flow_known``); backwards, none is."""
+    if frames[-1] < frames[0]:
+        return np.zeros(len(frames), dtype=bool)
     known = np.isin(frames + 1, frames)
     known |= (frames == total - 1) & np.isin(frames - 1, frames)
     return known
 
 
 def make_batch(
-    clips: Sequence[WorldClip], *, frames: Int[np.ndarray, " N"], dense: Int[np.ndarray, " M"]
+    clips: Sequence[WorldClip], *, frames: Int[np.ndarray, " N"], dense: Int[np.ndarray, " M"], total: int
 ) -> GeometryBatch:
-    """Batch the chosen frames of clips, their truth re-anchored on the first chosen frame."""
-    total = clips[0].rgb.shape[0]
-    rgb = torch.from_numpy(np.stack([clip.rgb[frames] for clip in clips]))
-    moving = torch.from_numpy(np.stack([clip.moving[frames] for clip in clips]))
-    scenes = [anchor_on(clip.geometry.to_scene(), frames=torch.from_numpy(frames)) for clip in clips]
-    truth = scenes[0].map(lambda tensor: tensor)
+    """Batch clips of N frames, which are ``frames`` of ``total``, their truth re-anchored on the first of them."""
+    rgb = torch.from_numpy(np.stack([clip.rgb for clip in clips]))
+    moving = torch.from_numpy(np.stack([clip.moving for clip in clips]))
+    scenes = [anchor_on_first(clip.geometry.to_scene()) for clip in clips]
     names = SceneGeometry.__dataclass_fields__
-    truth = replace(truth, **{name: torch.cat([getattr(scene, name) for scene in scenes]) for name in names})
+    truth = SceneGeometry(**{name: torch.cat([getattr(scene, name) for scene in scenes]) for name in names})
     return GeometryBatch(
         images=rgb.permute(0, 1, 4, 2, 3).float() / 255,
         truth=truth,
         moving=moving,
-        offsets=torch.from_numpy(frames - frames[0]),
+        offsets=torch.from_numpy(np.abs(frames - frames[0])),
         dense=torch.from_numpy(dense),
         flow_known=torch.from_numpy(known_flow(frames, total=total)),
     )
 
 
-def anchor_on(scene: SceneGeometry, *, frames: Int[Tensor, " N"]) -> SceneGeometry:
-    """The chosen frames of a scene, with the first of them as the world frame."""
-    chosen = scene.map(lambda tensor: tensor[:, frames])
-    anchor = chosen.camera_from_world[:, 0]
-    shape = chosen.points.shape
-    points = transform_points(anchor, chosen.points.flatten(1, 3)).reshape(shape)
-    flow = torch.einsum("bij,bnhwj->bnhwi", anchor[:, :3, :3], chosen.scene_flow)
-    camera = chosen.camera_from_world @ rigid_inverse(anchor)[:, None]
-    return replace(chosen, camera_from_world=camera, points=points, scene_flow=flow)
+def anchor_on_first(scene: SceneGeometry) -> SceneGeometry:
+    """The same scene with the camera of its first frame as the world frame."""
+    anchor = scene.camera_from_world[:, 0]
+    points = transform_points(anchor, scene.points.flatten(1, 3)).reshape(scene.points.shape)
+    flow = torch.einsum("bij,bnhwj->bnhwi", anchor[:, :3, :3], scene.scene_flow)
+    camera = scene.camera_from_world @ rigid_inverse(anchor)[:, None]
+    return replace(scene, camera_from_world=camera, points=points, scene_flow=flow)
+
+
+def mirror(batch: GeometryBatch) -> GeometryBatch:
+    """The same scenes in a mirror: columns reversed, x turned round in every camera and in the world."""
+    truth = batch.truth
+    flip = torch.tensor([-1.0, 1.0, 1.0])
+    rigid = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    intrinsics = truth.intrinsics.clone()
+    intrinsics[..., 0, 2] = truth.depth.shape[-1] - intrinsics[..., 0, 2]
+    columns = {name: getattr(truth, name).flip(3) for name in ("depth", "confidence", "valid", "flow_valid")}
+    vectors = {name: getattr(truth, name).flip(3) * flip for name in ("points", "scene_flow")}
+    mirrored = replace(
+        truth,
+        camera_from_world=rigid @ truth.camera_from_world @ rigid,
+        intrinsics=intrinsics,
+        **columns,
+        **vectors,
+    )
+    return replace(batch, images=batch.images.flip(-1), moving=batch.moving.flip(3), truth=mirrored)
 
 
 def degrade(images: Float[Tensor, "B N 3 H W"], *, rng: np.random.Generator, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,9 @@ scale. So the factor alone answers for metric size, and every other term is as s
 one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,7 +26,9 @@ from vggrpo.types import SceneGeometry
 CONFIDENCE_REWARD = 0.2
 # β of the pose losses: about 2° for rotations, 5 % of the scene scale for translations.
 SOFTENING = 0.05
-POSE_TERMS = ("rotation", "translation", "step_rotation", "step_translation")
+# β of the scene flow's losses: most objects move by one to three hundredths of the scene scale a frame.
+FLOW_SOFTENING = 0.02
+NOTHING_MORE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,34 +38,42 @@ class GeometryLossWeights:
     scale: float = 0.2
     rotation: float = 8.0
     translation: float = 8.0
-    step_rotation: float = 8.0
-    step_translation: float = 8.0
+    step_rotation: float = 4.0
+    step_translation: float = 4.0
+    matching: float = 1.0
+    displacement: float = 1.0
+    token_pose: float = 8.0
+    token_flow: float = 10.0
     rays: float = 2.0
     depth: float = 1.0
     depth_edges: float = 1.0
     points: float = 0.5
-    flow_moving: float = 10.0
-    flow_static: float = 10.0
+    flow_moving: float = 20.0
+    flow_static: float = 20.0
     confidence: float = 0.05
     mask: float = 0.2
 
 
 def geometry_losses(
-    output: Any4DOutput, batch: GeometryBatch, *, weights: GeometryLossWeights, dense_share: float = 1.0
+    output: Any4DOutput,
+    batch: GeometryBatch,
+    *,
+    weights: GeometryLossWeights,
+    more: Mapping[str, Float[Tensor, ""]] = NOTHING_MORE,
 ) -> dict[str, Float[Tensor, ""]]:
     """All losses as ``loss/<name>``, unweighted, and their weighted sum ``loss``.
 
-    ``dense_share`` scales the weights of everything but the poses.
+    Dense losses are there if the batch has dense frames. ``more`` are losses that were computed elsewhere.
     """
     scale = scene_scale(batch.truth.depth, valid=batch.truth.valid)
     factor = output.metric_scaling_factor[:, 0, 0]
     terms = {"scale": (factor.log() - scale.log()).abs().mean()}
-    terms |= pose_losses(output, batch.truth, scale=scale, factor=factor)
-    truth = batch.truth.map(lambda tensor: tensor.index_select(1, batch.dense))
-    terms |= dense_losses(output, truth, scale=scale, factor=factor)
-    terms |= flow_losses(output, batch, scale=scale, factor=factor)
-    shares = {name: 1.0 if name in POSE_TERMS else dense_share for name in terms}
-    total = sum(shares[name] * getattr(weights, name) * value for name, value in terms.items())
+    terms |= pose_losses(output, batch.truth, scale=scale, factor=factor) | dict(more)
+    if len(batch.dense):
+        truth = batch.truth.map(lambda tensor: tensor.index_select(1, batch.dense))
+        terms |= dense_losses(output, truth, scale=scale, factor=factor)
+        terms |= flow_losses(output, batch, scale=scale, factor=factor)
+    total = sum(getattr(weights, name) * value for name, value in terms.items())
     moved = camera_motion(batch.truth, scale=scale)
     logged = {f"loss/{name}": value for name, value in terms.items()}
     return {"loss": torch.as_tensor(total), **logged, "pose/true_rotation": moved[0], "pose/true_translation": moved[1]}
@@ -72,7 +84,7 @@ def camera_motion(truth: SceneGeometry, *, scale: Float[Tensor, " B"]) -> tuple[
     rotation = truth.camera_from_world[..., :3, :3]
     still = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
     centres = camera_centres(truth.camera_from_world) / scale[:, None, None]
-    return _softened((rotation - still)[:, 1:].flatten(-2)).mean(), _softened(centres[:, 1:]).mean()
+    return softened((rotation - still)[:, 1:].flatten(-2)).mean(), softened(centres[:, 1:]).mean()
 
 
 def pose_losses(
@@ -91,9 +103,9 @@ def pose_losses(
     true_step = rigid_inverse(true[:, :-1]) @ true[:, 1:]
     return {
         "rotation": _rotation_distance(estimated[:, 1:], true[:, 1:]),
-        "translation": _softened(estimated[:, 1:, :3, 3] - true[:, 1:, :3, 3]).mean(),
+        "translation": softened(estimated[:, 1:, :3, 3] - true[:, 1:, :3, 3]).mean(),
         "step_rotation": _rotation_distance(estimated_step, true_step),
-        "step_translation": _softened(estimated_step[..., :3, 3] - true_step[..., :3, 3]).mean(),
+        "step_translation": softened(estimated_step[..., :3, 3] - true_step[..., :3, 3]).mean(),
     }
 
 
@@ -127,13 +139,13 @@ def dense_losses(
 def flow_losses(
     output: Any4DOutput, batch: GeometryBatch, *, scale: Float[Tensor, " B"], factor: Float[Tensor, " B"]
 ) -> dict[str, Tensor]:
-    """Scene-flow error in scene scales: mean over moving pixels, and over still ones (far more numerous) apart."""
+    """Softened scene-flow error in scene scales, apart for moving pixels and for still ones (far more numerous)."""
     true = batch.truth.scene_flow.index_select(1, batch.dense) / scale[:, None, None, None, None]
     estimated = output.scene_flow / factor[:, None, None, None, None]
     moving = batch.moving.index_select(1, batch.dense)
     known = batch.flow_known.index_select(0, batch.dense)[None, :, None, None]
     valid = batch.truth.valid.index_select(1, batch.dense) & known
-    error = safe_norm(estimated - true)
+    error = softened(estimated - true, beta=FLOW_SOFTENING)
     return {"flow_moving": mean_over(error, valid & moving), "flow_static": mean_over(error, valid & ~moving)}
 
 
@@ -162,16 +174,16 @@ def mean_over(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> 
 
 
 def _rotation_distance(first: Float[Tensor, "*batch 4 4"], second: Float[Tensor, "*batch 4 4"]) -> Tensor:
-    return _softened((first[..., :3, :3] - second[..., :3, :3]).flatten(-2)).mean()
+    return softened((first[..., :3, :3] - second[..., :3, :3]).flatten(-2)).mean()
 
 
-def _softened(difference: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+def softened(difference: Float[Tensor, "*batch n"], *, beta: float = SOFTENING) -> Float[Tensor, "*batch"]:
     """√(‖e‖² + β²) − β: a norm without its kink at zero.
 
     Many cameras stand still. A plain norm pulls on them with full strength however small their motion, and holds every
     camera at rest as long as the model cannot tell the moving ones apart with certainty.
     """
-    return (difference.square().sum(-1) + SOFTENING**2).sqrt() - SOFTENING
+    return (difference.square().sum(-1) + beta**2).sqrt() - beta
 
 
 def _compressed(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:

@@ -39,7 +39,8 @@ class FrameSelection:
     """Which frames a training step looks at.
 
     ``offsets``: frame numbers relative to the first frame given, where frames were left out (None: consecutive).
-    ``dense``: the frames (indices into those given) that get dense outputs (None: all); the others cost no DPT.
+    ``dense``: the frames (indices into those given) that get dense outputs (None: all, empty: none); the others cost no
+    DPT.
     """
 
     offsets: Int[Tensor, " N"] | None = None
@@ -225,7 +226,13 @@ class Any4D(nn.Module):
     def _dense(self, maps: Sequence[Tensor], *, prefix: str, size: tuple[int, int]) -> Float[Tensor, "batch c H W"]:
         feature = cast(DPTFeature, self.get_submodule(f"{prefix}dpt_feature_head"))
         regressor = cast(DPTRegressor, self.get_submodule(f"{prefix}dpt_regressor_head"))
-        return regressor(feature(maps), size).float()
+        if not maps[0].shape[0]:
+            # Convolutions do not take empty batches on every device.
+            channels = DENSE_CHANNELS if prefix == "" else FLOW_CHANNELS
+            return maps[0].new_zeros(0, channels, *size).float()
+        raw = regressor(feature(maps), size)
+        # bfloat16 has too few digits for geometry; float64, in which gradients are checked, keeps its own.
+        return raw.to(torch.promote_types(raw.dtype, torch.float32))
 
 
 def assemble(

@@ -19,6 +19,8 @@ POSITION_AMPLITUDE = 0.5
 # Logit of a token with itself is about this squared times √(head width): 16 for heads of 64.
 SIMILARITY_SHARPNESS = 1.4
 SMALL = 0.1
+# How much of what a token attends to is subtracted from it at the start.
+DIFFERENCE_SHARE = 0.5
 
 
 @torch.no_grad()
@@ -29,6 +31,8 @@ def start_from_scratch(model: Any4D) -> None:
     vit.pos_embed[0, 1:] = POSITION_AMPLITUDE * grid_sinusoid(vit.position_grid, dim=dim)
     for block in model.info_sharing.self_attention_blocks[::2]:
         attend_to_the_similar(block.get_submodule("attn"))
+    for index in matching_layers(model.config.sharing_depth):
+        carry_the_difference(model.info_sharing.self_attention_blocks[index].get_submodule("attn"))
     start_pose_head(model)
     scale = model.scale_head.output_proj
     scale.weight.mul_(SMALL)
@@ -74,6 +78,25 @@ def attend_to_the_similar(attention: nn.Module) -> None:
             start = part * dim + head * width
             attention.qkv.weight[start : start + width] = rows
     attention.qkv.bias.zero_()
+
+
+def matching_layers(depth: int) -> tuple[int, ...]:
+    """The global sharing layers in which frames are to be matched: neither the first ones nor the last."""
+    return tuple(range(2, depth - 2, 2)) or (0,)
+
+
+def carry_the_difference(attention: nn.Module) -> None:
+    """Value and output projections that subtract from a token what it attends to.
+
+    A token that attends to its match then holds the difference of the two, positions included: its displacement.
+    """
+    if not isinstance(attention, SelfAttention):
+        raise TypeError(f"expected SelfAttention, got {type(attention).__name__}")
+    dim = attention.proj.in_features
+    rotation = torch.linalg.qr(torch.randn(dim, dim)).Q
+    attention.qkv.weight[2 * dim :] = rotation
+    attention.proj.weight.copy_(-DIFFERENCE_SHARE * rotation.T)
+    attention.proj.bias.zero_()
 
 
 def grid_sinusoid(side: int, *, dim: int) -> Float[Tensor, "patches dim"]:

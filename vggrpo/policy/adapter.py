@@ -46,8 +46,10 @@ class LoraSettings:
 def add_adapter(transformer: WanTransformer3DModel, settings: LoraSettings, *, seed: int) -> tuple[str, ...]:
     """Freeze the base and put a trainable LoRA on it that changes nothing yet (B = 0, A Gaussian from ``seed``).
 
-    Returns the names of the layers that it adapts. Raises a UserError when a target names no layer.
+    Returns the names of the layers that it adapts. Raises a UserError when a target names no layer, and ValueError
+    when an adapter is on already.
     """
+    _require_bare(transformer)
     names = {name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
     for target in settings.targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
@@ -111,8 +113,9 @@ def save_adapter(transformer: WanTransformer3DModel, folder: Path) -> Path:
 def load_adapter(transformer: WanTransformer3DModel, path: Path, *, trainable: bool = False) -> None:
     """Put a LoRA in diffusers' format on the transformer; take it off with ``remove_adapter``. Raises a UserError.
 
-    ``trainable``: freeze the base and train on from this adapter, in fp32.
+    ``trainable``: freeze the base and train on from this adapter, in fp32. Raises ValueError when one is on already.
     """
+    _require_bare(transformer)
     file = path / LORA_WEIGHT_NAME_SAFE if path.is_dir() else path
     if file.suffix in PICKLED:
         raise UserError(f"{path} is a pickle, which may run code: give the adapter as a .safetensors file.")
@@ -136,6 +139,12 @@ def remove_adapter(transformer: WanTransformer3DModel) -> None:
     """Back to the base model, without the wrappers that deleting an adapter alone would leave around its layers."""
     if hasattr(transformer, "peft_config"):
         transformer.unload_lora()
+
+
+def _require_bare(transformer: WanTransformer3DModel) -> None:
+    """One adapter at a time: with two, the reference policy and what is saved would be anyone's guess."""
+    if hasattr(transformer, "peft_config"):
+        raise ValueError("the transformer has an adapter already; remove_adapter takes it off")
 
 
 def _make_trainable(transformer: WanTransformer3DModel) -> None:

@@ -17,8 +17,10 @@ and differs in its standard deviation s and its κ only:
     cps        t′ sin(η π/2)                       t′ − √(t′² − s²)        η = 0.8   Coefficients-Preserving Sampling
     ode        0                                   0                       –         Euler
 
-The first three are Euler–Maruyama steps of the reverse-time SDE with the marginals of dx = v dt; being of first order
-they add noise σ⁴Δ²/4t² + σ²Δ²/t beyond the ideal t′² (σ = s/√−Δ). CPS adds none.
+The first three are Euler–Maruyama steps of the reverse-time SDE with the marginals of dx = v dt. Being of first order
+they add variance beyond the ideal t′² of the noise, σ²Δ²/t + σ⁴Δ²/4t² with σ = s/√−Δ, which vanishes with the step.
+CPS adds none where the video behind x_t is certain; where it is not, a step takes about
+(1 − cos(η π/2))² (1 − t)² Var[x_0 | x_t] off, however short it is: CPS is for a window of few steps.
 
 Edges: at t ≥ 1 − 1e-3 flow_sde's denominator takes the grid's t_1 (it would vanish); the step to t′ = 0 is
 deterministic in every transition, since noise there would stay in the video, and it is never trained.
@@ -144,7 +146,7 @@ def take_step(
             raise ValueError(f"step {index} of {transition.name} adds no noise: a sample of it has no density to score")
         following = next_latents.detach().float()
     elif std == 0.0:
-        following = mean
+        following = mean.detach()
     else:
         noise = randn_tensor(tuple(mean.shape), generator=generator, device=mean.device, dtype=torch.float32)
         following = (mean + std * noise).detach()

@@ -1,6 +1,6 @@
 """Deterministic sampling: Euler steps of dx = v dt along our own grid, with classifier-free guidance.
 
-One step is a function of its own, so that the progress bar, Cancel and (issue B) stochastic transitions share it.
+The loop asks a function for the velocity of each step, so that progress, Cancel and reward guidance share it.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,9 @@ from torch import Tensor
 from vggrpo.policy.backbone import predict_velocity
 from vggrpo.policy.schedule import noise_grid
 from vggrpo.types import Latents
+
+VelocityField = Callable[[Float[Tensor, "B C T h w"], float, int], Float[Tensor, "B C T h w"]]
+"""(latents, t, index of the step) to the velocity there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +77,34 @@ def sample_ode(
     on_step: Callable[[int, int], None] | None = None,
 ) -> Latents:
     """Noise x_1 to latents x_0 in ``steps`` Euler steps. ``on_step(done, steps)`` may raise to stop."""
-    grid = noise_grid(steps, shift=shift)
-    latents = noise
-    if conditions.first_frame is not None:
-        latents = torch.cat([conditions.first_frame, noise[:, :, 1:]], dim=2)
+
+    def velocity(latents: Float[Tensor, "B C T h w"], t: float, _index: int) -> Float[Tensor, "B C T h w"]:
+        return guided_velocity(transformer, latents, t, conditions)
+
+    start = starting_latents(noise, conditions)
+    return integrate(velocity, start, grid=noise_grid(steps, shift=shift), on_step=on_step)
+
+
+def starting_latents(noise: Float[Tensor, "B C T h w"], conditions: Conditions) -> Float[Tensor, "B C T h w"]:
+    """Noise x_1, with the first frame in its place where one is given."""
+    if conditions.first_frame is None:
+        return noise
+    return torch.cat([conditions.first_frame, noise[:, :, 1:]], dim=2)
+
+
+def integrate(
+    velocity: VelocityField,
+    start: Float[Tensor, "B C T h w"],
+    *,
+    grid: Float[Tensor, " points"],
+    on_step: Callable[[int, int], None] | None = None,
+) -> Latents:
+    """Euler steps of dx = v dt from ``grid[0]`` to ``grid[-1]``; ``velocity`` is asked once a step."""
+    steps = len(grid) - 1
+    latents = start
     for index in range(steps):
-        velocity = guided_velocity(transformer, latents, float(grid[index]), conditions)
-        latents = latents + float(grid[index + 1] - grid[index]) * velocity
+        slope = velocity(latents, float(grid[index]), index)
+        latents = latents + float(grid[index + 1] - grid[index]) * slope
         if on_step:
             on_step(index + 1, steps)
     return Latents(tensor=latents)

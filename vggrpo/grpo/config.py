@@ -1,0 +1,266 @@
+"""Everything that decides the result of ``train``: one flat page of settings, saved as ``config.yaml`` by every run.
+
+The defaults are the paper's where it gives them (reference method.md paragraph 4); what a smaller machine needs is in
+``vggrpo.grpo.defaults``, one table by preset. Nothing heavy is imported: this page is also the command line's help.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vggrpo.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from vggrpo.grpo.advantage import AdvantageSettings
+    from vggrpo.grpo.objective import ObjectiveSettings
+    from vggrpo.policy.adapter import LoraSettings
+    from vggrpo.policy.rollout import RolloutSettings
+
+Tracker = Literal["tensorboard", "trackio"]
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"iterations", "checkpoint_every", "evaluate_every", "sample_every", "trackers", "early_stop_patience"}
+)
+"""Settings that decide how far a run goes and what it shows, not what it computes on the way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardWeights:
+    """Weight of each reward's standardised value in the advantage; 0 leaves a reward out (it is still logged)."""
+
+    motion_smoothness: float = 1.0
+    """Does the camera move without jerks?"""
+    geometry_consistency: float = 1.0
+    """Do the frames agree on one static scene?"""
+    scene_smoothness: float = 0.0
+    """Do scene points keep to continuous paths? In the paper's figure, but not in its formula."""
+
+    def __post_init__(self) -> None:
+        """Something must be wanted."""
+        values = [getattr(self, item.name) for item in fields(self)]
+        if not all(0.0 <= value < float("inf") for value in values) or not any(values):
+            raise UserError("Reward weights must be 0 or more, and at least one of them positive.")
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The weights that are not 0."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if getattr(self, item.name)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrpoConfig:
+    """Settings of a VGGRPO fine-tune. Raises a UserError for what cannot work."""
+
+    preset: str = "tiny"
+    """The video and geometry models to use; it also chooses the other defaults (see `presets`)."""
+    iterations: int = 40
+    """Iterations in all; each samples groups, judges them and updates the adapter."""
+    group_size: int = 64
+    """K: videos of one prompt that are compared with each other. At least 2, better 8 or more."""
+    groups: int = 8
+    """Groups (prompts) an iteration; with several processes a multiple of their number."""
+    seed: int = 0
+    """Every random number is derived from it."""
+    adapter: Path | None = None
+    """A LoRA to go on from: a .safetensors file or its folder. Its rank and alpha replace those below."""
+
+    prompts: Path | None = None
+    """Training prompts, one a line; captions of the procedural world if not given."""
+    evaluation_prompts: Path | None = None
+    """Held-out prompts, one a line; if not given, a part of FILE, or captions that are not trained on."""
+    training_captions: int = 512
+    """How many captions of the procedural world to train on (without `prompts`)."""
+
+    steps: int = 10
+    """Denoising steps of a rollout."""
+    flow_shift: float = 3.0
+    """Flow shift of the noise grid, of rollouts and evaluation alike."""
+    guidance: float = 1.0
+    """Classifier-free guidance in rollout and replay; 1 is off and half as costly."""
+    transition: Literal["flow_sde", "linear", "constant", "cps"] = "constant"
+    """How the steps inside the window add noise."""
+    noise_level: float | None = None
+    """Strength of that noise; the transition's own default if not given."""
+    window_size: int = 3
+    """Consecutive steps that are noisy and trained; the others follow the ODE."""
+    window_first: int = 0
+    """First step that the window may start at."""
+    window_end: int = 5
+    """The window ends before this step; the last step is never trained."""
+    same_noise: bool = False
+    """Whether all members of a group start from the same noise."""
+    micro_batch: int = 8
+    """Videos in the transformer at once: memory against speed. Rollout and replay share it."""
+
+    weights: RewardWeights = field(default_factory=RewardWeights)
+    """Reward weights."""
+    reward_space: Literal["latent", "rgb"] = "latent"
+    """Judge latents directly by Φ_g, or decode them and judge the video by Φ (slower)."""
+    advantage: Literal["paper", "gdpo", "scalar"] = "paper"
+    """Standardise each reward in its group, then average; the same with a final batch normalisation; or sum first."""
+    advantage_std: Literal["group", "global", "none"] = "group"
+    """For `scalar`: which spread the summed reward is divided by."""
+    motion_guard: float = 1.0
+    """Strength of the guard against a freezing camera, 0 is off: what is taken from the advantage of a still video."""
+    motion_floor: float = 0.9
+    """The guard acts below this fraction of the base model's camera path at the same prompt and seeds."""
+    guard_clips: int = 4
+    """Videos of the base model a group that its camera path is measured on, at the group's first seeds."""
+
+    clip_range: float = 1e-3
+    """The ratio of new to old probability counts within 1 ± this."""
+    kl: Literal["velocity", "gaussian", "none"] = "velocity"
+    """How the distance to the base model is measured."""
+    kl_weight: float = 0.004
+    """Weight of that distance."""
+    ratio_norm: bool = False
+    """GRPO-Guard's normalised ratio; use a clip range near 2e-6 with it."""
+    advantage_clip: float = 5.0
+    """Advantages are cut to ± this."""
+    updates: int = 1
+    """Optimiser steps an iteration; its micro-batches are dealt out to them."""
+
+    learning_rate: float = 1e-4
+    """AdamW, constant."""
+    weight_decay: float = 1e-4
+    """AdamW."""
+    gradient_clip: float = 1.0
+    """Largest norm of the adapter's gradient."""
+    ema_decay: float = 0.9
+    """Average of the adapter over updates, used for evaluation and export; 0 is off. It starts short."""
+    lora_rank: int = 32
+    """Rank of the adapter."""
+    lora_alpha: float = 64.0
+    """Scale of the adapter: alpha / rank."""
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Linear layers that it adapts, by the end of their names."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, a third more time."""
+
+    evaluate_every: int = 5
+    """Iterations between evaluations on held-out prompts at fixed seeds; 0 is off."""
+    evaluation_clips: int = 16
+    """Held-out prompts (one video each) to evaluate on."""
+    evaluation_steps: int = 50
+    """Denoising steps of an evaluation."""
+    evaluation_guidance: float = 5.0
+    """Classifier-free guidance of an evaluation."""
+    sample_every: int = 10
+    """Iterations between sample videos, written beside the base model's; 0 is off."""
+    samples: int = 4
+    """Sample videos: the first ones of the evaluation."""
+    checkpoint_every: int = 5
+    """Iterations between checkpoints."""
+    early_stop: str = ""
+    """A held-out metric, for example eval/motion_smoothness/mean: stop when it no longer rises. Off if empty."""
+    early_stop_patience: int = 4
+    """Evaluations without a new best value before the run stops."""
+
+    refresh_lgm: int = 0
+    """Iterations between refreshes of Φ_g on freshly generated videos, so that the judge does not drift; 0 is off."""
+    refresh_steps: int = 20
+    """Training steps of a refresh."""
+    refresh_clips: int = 8
+    """Generated videos of a refresh; a quarter of them (at least one) only measures."""
+    refresh_learning_rate: float = 5e-5
+    """AdamW, of a refresh."""
+
+    ratio_tolerance: float = 1e-5
+    """The first update is refused if a replayed ratio is further from 1 than this."""
+    max_skipped: int = 5
+    """Iterations in a row without a usable update after which the run stops, its last good checkpoint kept."""
+    trackers: tuple[Tracker, ...] = ()
+    """Also log to these (pip install them first)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before any model is loaded."""
+        if self.group_size < 2:
+            raise UserError(
+                f"The group size is {self.group_size}: videos of a group are compared with each other; give at least 2."
+            )
+        self._require_at_least(1, "iterations", "groups", "steps", "micro_batch", "updates", "checkpoint_every")
+        self._require_at_least(
+            1, "lora_rank", "evaluation_clips", "evaluation_steps", "max_skipped", "training_captions"
+        )
+        self._require_at_least(1, "early_stop_patience", "refresh_steps", "guard_clips")
+        self._require_at_least(0, "seed", "evaluate_every", "sample_every", "samples", "refresh_lgm")
+        self._require_at_least(2, "refresh_clips")
+        for name in ("learning_rate", "gradient_clip", "lora_alpha", "refresh_learning_rate", "flow_shift"):
+            self._require(name, value_ok=0.0 < getattr(self, name) < float("inf"), wanted="a positive number")
+        for name in ("weight_decay", "motion_guard", "motion_floor", "kl_weight", "ratio_tolerance"):
+            self._require(name, value_ok=0.0 <= getattr(self, name) < float("inf"), wanted="0 or more")
+        for name in ("guidance", "evaluation_guidance"):
+            self._require(name, value_ok=1.0 <= getattr(self, name) <= 30.0, wanted="1 (off) to 30")
+        self._require("ema_decay", value_ok=0.0 <= self.ema_decay < 1.0, wanted="0 (off) to below 1")
+        if self.early_stop and not self.evaluate_every:
+            raise UserError("--early-stop watches a held-out metric: give --evaluate-every as well.")
+        if self.early_stop and not self.early_stop.startswith("eval/"):
+            raise UserError(f"--early-stop {self.early_stop!r} is no held-out metric: try eval/motion_smoothness/mean.")
+
+    def _require_at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            self._require(name, value_ok=getattr(self, name) >= least, wanted=f"at least {least}")
+
+    def _require(self, name: str, *, value_ok: bool, wanted: str) -> None:
+        if not value_ok:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give {wanted}.")
+
+    @property
+    def rollout_settings(self) -> "RolloutSettings":
+        """How groups are sampled; validates the window."""
+        from vggrpo.policy.rollout import RolloutSettings
+
+        return RolloutSettings(
+            steps=self.steps,
+            shift=self.flow_shift,
+            guidance=self.guidance,
+            transition=self.transition,
+            noise_level=self.noise_level,
+            window_size=self.window_size,
+            window_range=(self.window_first, self.window_end),
+            same_noise=self.same_noise,
+            micro_batch=self.micro_batch,
+        )
+
+    @property
+    def objective_settings(self) -> "ObjectiveSettings":
+        """The loss."""
+        from vggrpo.grpo.objective import ObjectiveSettings
+
+        return ObjectiveSettings(
+            clip_range=self.clip_range,
+            kl=self.kl,
+            kl_weight=self.kl_weight,
+            ratio_norm=self.ratio_norm,
+            advantage_clip=self.advantage_clip,
+        )
+
+    @property
+    def advantage_settings(self) -> "AdvantageSettings":
+        """How rewards become advantages."""
+        from vggrpo.grpo.advantage import AdvantageSettings
+
+        return AdvantageSettings(mode=self.advantage, std=self.advantage_std)
+
+    @property
+    def lora_settings(self) -> "LoraSettings":
+        """The adapter."""
+        from vggrpo.policy.adapter import LoraSettings
+
+        return LoraSettings(rank=self.lora_rank, alpha=self.lora_alpha, targets=self.lora_targets)
+
+    def differences(self, other: "GrpoConfig") -> dict[str, Any]:
+        """Settings of ``other`` that differ from this one's, by name."""
+        names = [item.name for item in fields(self)]
+        return {name: getattr(other, name) for name in names if getattr(other, name) != getattr(self, name)}
+
+
+def require_same_run(saved: GrpoConfig, asked: GrpoConfig) -> None:
+    """Raise a UserError if resuming ``saved`` with the settings ``asked`` would not continue the same run."""
+    changed = {name: value for name, value in saved.differences(asked).items() if name not in MAY_CHANGE_ON_RESUME}
+    if changed:
+        name = next(iter(changed))
+        raise UserError(
+            f"The run was started with {name} = {getattr(saved, name)}, not {changed[name]}: a resumed run keeps its "
+            f"settings; leave out --{name.replace('_', '-')}, or start a new folder."
+        )

@@ -1,0 +1,438 @@
+"""``train``: FIGURE (b) as a loop. Sample groups, judge them, update the adapter; evaluate, show, keep.
+
+    for every iteration
+        rollout    K videos a prompt: noisy inside a window of steps, ODE elsewhere        vggrpo.policy.rollout
+        guard      the base model's camera path at the group's first seeds                 motion_guard
+        reward     Φ_g reads cameras, depth, points and flow off the latents               reward_space
+        advantage  each reward standardised in its group, weighted mean                    advantage, judgement
+        update     clipped surrogate + KL to the adapter switched off                      learner, objective
+
+Every random number is derived from (seed, iteration, group, member): a resumed run, and a run on another number of
+processes, samples the very same videos.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vggrpo.grpo import run_files
+from vggrpo.grpo.checkpoints import Checkpoint, Counters, latest_checkpoint, remove_newer, save_checkpoint
+from vggrpo.grpo.config import GrpoConfig
+from vggrpo.grpo.held_out import HeldOut
+from vggrpo.grpo.judgement import PATH_LENGTH, Verdict, judge_groups
+from vggrpo.grpo.learner import JudgedGroup, Learner
+from vggrpo.grpo.models import GrpoModels
+from vggrpo.grpo.processes import Processes
+from vggrpo.grpo.prompts import PromptSets
+from vggrpo.grpo.refresh import Refresher
+from vggrpo.grpo.reward_space import GUARDS, REWARDS
+from vggrpo.grpo.run_files import RunFiles
+from vggrpo.policy.adapter import adapter_disabled, add_adapter, load_adapter, remove_adapter, save_adapter
+from vggrpo.policy.rollout import Rollout, collect
+from vggrpo.policy.sampling import Conditions
+from vggrpo.runtime.config_file import to_plain
+from vggrpo.runtime.errors import UserError
+from vggrpo.runtime.memory import peak_memory_mb
+from vggrpo.runtime.run_lock import RunLock
+from vggrpo.runtime.stop_signals import StopSignals
+from vggrpo.types import Latents
+
+_GROUP_STREAM = 0x6720
+_JUDGE = "latent_geometry/"
+_STOPPED = "stopped on request"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainProgress:
+    """Where a run is: ``iteration`` of ``iterations`` is under way, in ``phase``."""
+
+    iteration: int
+    iterations: int
+    phase: str
+    seconds_left: float | None
+
+
+OnProgress = Callable[[TrainProgress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """Where a run ended, and why."""
+
+    iterations_done: int
+    finished: bool
+    """False when it was asked to stop before its end."""
+    message: str
+    seconds: float
+    adapter: Path
+    last_metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    config: GrpoConfig,
+    models: GrpoModels,
+    *,
+    prompts: PromptSets,
+    out: Path,
+    resume: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> TrainResult:
+    """Fine-tune the transformer's adapter; every file of the run is in ``out``. The models come back as they were.
+
+    With ``resume`` a run goes on from its last checkpoint to the numbers of an uninterrupted one; without a checkpoint
+    it begins. SIGTERM and Ctrl-C finish the iteration, keep a checkpoint and return. With several processes all call
+    this, and ``out`` must be one folder for all of them.
+
+    Raises:
+        UserError: the folder is in use or holds something else, a prompt cannot be used, the replay does not repeat
+            the rollout, nothing could be learnt for several iterations, or the disk is full.
+    """
+    for prompt in (*prompts.training, *prompts.evaluation):
+        models.check_prompt(prompt)
+    processes = Processes.open(device=models.device, out=out, trackers=config.trackers)
+    processes.share(config.groups)
+    if processes.is_main:
+        run_files.require_run_folder(out, resume=resume)
+    with RunLock(out) if processes.is_main else nullcontext():
+        processes.wait()
+        trainer = _Trainer(config, models, prompts=prompts, out=out, processes=processes, on_progress=on_progress)
+        with trainer.reporting_failure(), models_as_they_were(models, config):
+            return trainer.run()
+
+
+@contextmanager
+def models_as_they_were(models: GrpoModels, config: GrpoConfig) -> Iterator[None]:
+    """Take the adapter, and the recomputing of activations, off again."""
+    if config.gradient_checkpointing:
+        models.transformer.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        remove_adapter(models.transformer)
+        if config.gradient_checkpointing:
+            models.transformer.disable_gradient_checkpointing()
+
+
+class _Trainer:
+    """One call of ``train``."""
+
+    def __init__(
+        self,
+        config: GrpoConfig,
+        models: GrpoModels,
+        *,
+        prompts: PromptSets,
+        out: Path,
+        processes: Processes,
+        on_progress: OnProgress,
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._prompts = prompts
+        self._out = out
+        self._processes = processes
+        self._on_progress = on_progress
+        self._files = RunFiles(out=out, is_main=processes.is_main)
+        self._held_out = HeldOut(config=config, models=models, processes=processes, prompts=prompts.evaluation, out=out)
+        self._refresher = Refresher(config=config, models=models, prompts=prompts, processes=processes)
+        self._counters = Counters()
+        self._durations: list[float] = []
+        self._phases: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
+        self._ratio_checked = False
+
+    @contextmanager
+    def reporting_failure(self) -> Iterator[None]:
+        """Leave the reason of a failure in ``status.json`` and ``train.log``."""
+        try:
+            yield
+        except BaseException as error:
+            message = str(error) or type(error).__name__
+            self._files.log(f"failed: {message}")
+            self._say("failed", message=message)
+            raise
+
+    def run(self) -> TrainResult:
+        """From the last checkpoint, or the beginning, to the end or a wish to stop."""
+        config = self._config
+        with StopSignals() as stop:
+            self._say("starting")
+            learner = self._start()
+            self._say("running", seconds_left=self._seconds_left())
+            message = ""
+            while self._counters.iteration < config.iterations and not message:
+                message = _STOPPED if self._processes.any(stop.asked) else self._one_iteration(learner)
+            self._save(learner)
+        finished = message != _STOPPED
+        self._files.log(message or "finished")
+        self._say("finished" if finished else "stopped", message=message)
+        self._processes.close_trackers()
+        return TrainResult(
+            iterations_done=self._counters.iteration,
+            finished=finished,
+            message=message,
+            seconds=self._counters.seconds,
+            adapter=self._out / run_files.ADAPTER_FOLDER,
+            last_metrics=self._metrics,
+        )
+
+    def _start(self) -> Learner:
+        """Adapter, optimiser and counters as the checkpoint holds them, and the base's numbers."""
+        config, models = self._config, self._models
+        checkpoint = latest_checkpoint(self._out)
+        # Where training went on from a given adapter, its checkpoint says the rank, and the file may be gone.
+        given = config.adapter if checkpoint is None or config.adapter is None else checkpoint.folder
+        if given is None:
+            add_adapter(models.transformer, config.lora_settings, seed=config.seed)
+        else:
+            load_adapter(models.transformer, given, trainable=True)
+        learner = Learner(models.transformer, config, self._processes)
+        self._resume(learner, checkpoint)
+        if config.trackers:
+            self._processes.open_trackers(to_plain(config))
+        self._processes.wait()
+        if config.evaluate_every:
+            self._evaluate_start(fresh=checkpoint is None)
+        return learner
+
+    def _resume(self, learner: Learner, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None:
+            self._counters = checkpoint.counters
+            learner.load_state(checkpoint.tensors, updates=checkpoint.counters.updates)
+            for name, parameter in self._refresher.parameters().items():
+                parameter.data.copy_(checkpoint.tensors[f"{_JUDGE}{name}"])
+        if self._processes.is_main:
+            done = self._counters.iteration
+            remove_newer(self._out, than=done)
+            self._files.begin(self._config, self._prompts)
+            # A run that died before its first checkpoint begins again, and so does its log.
+            self._files.trim_metrics(after=done if checkpoint else -1)
+            self._files.log(f"begin with iteration {done + 1} of {self._config.iterations}")
+
+    def _one_iteration(self, learner: Learner) -> str:
+        """Sample, judge, update; then what is due. Returns why the run is over, or nothing."""
+        began = time.monotonic()
+        config = self._config
+        iteration = self._counters.iteration + 1
+        self._phases = {}
+        metrics = self._improve(learner, iteration)
+        counters = replace(
+            self._counters,
+            iteration=iteration,
+            updates=learner.updates,
+            groups=iteration * config.groups,
+            skipped=0 if metrics["update/applied"] else self._counters.skipped + 1,
+        )
+        message = ""
+        with learner.averaged():
+            if config.evaluate_every and iteration % config.evaluate_every == 0:
+                metrics |= self._evaluate()
+                counters, message = self._judge_early_stop(counters, metrics)
+            if config.sample_every and iteration % config.sample_every == 0:
+                with self._phase("samples"):
+                    self._held_out.write_samples(iteration=iteration)
+        if config.refresh_lgm and iteration % config.refresh_lgm == 0:
+            metrics |= self._refresh(iteration)
+        seconds = time.monotonic() - began
+        self._durations.append(seconds)
+        self._counters = replace(counters, seconds=counters.seconds + seconds)
+        self._record(iteration, metrics, seconds=seconds)
+        self._require_usable_updates(metrics)
+        if iteration % config.checkpoint_every == 0 and not counters.skipped:
+            self._save(learner)
+        self._say("running", seconds_left=self._seconds_left())
+        return message
+
+    def _improve(self, learner: Learner, iteration: int) -> dict[str, float]:
+        """Rollout, reward, advantage, update."""
+        config = self._config
+        mine = self._processes.share(config.groups)
+        with self._phase("rollout"):
+            rollouts = [self._collect(iteration, group, count=config.group_size) for group in mine]
+        base_path = None
+        if config.motion_guard:
+            with self._phase("guard"), adapter_disabled(self._models.transformer):
+                clips = min(config.guard_clips, config.group_size)
+                base = [self._collect(iteration, group, count=clips) for group in mine]
+                base_path = self._score(base)[PATH_LENGTH]
+        with self._phase("reward"):
+            verdict = judge_groups(self._score(rollouts), base_path=base_path, config=config)
+        with self._phase("update"):
+            report = learner.improve(self._judged(rollouts, verdict, iteration), check_ratio=not self._ratio_checked)
+            # A ratio was computed only if there was something to replay.
+            self._ratio_checked |= not math.isnan(report.loss)
+        return {
+            **verdict.metrics,
+            "loss": report.loss,
+            "ratio/abs_dev_max": report.ratio_abs_dev_max,
+            "ratio/on_policy_abs_dev_max": report.on_policy_abs_dev_max,
+            "ratio/mean": report.ratio_mean,
+            "clip_frac": report.clip_frac,
+            "kl": report.kl,
+            "grad_norm": report.grad_norm,
+            "lr": config.learning_rate,
+            "update/applied": float(report.applied),
+        }
+
+    def _collect(self, iteration: int, group: int, *, count: int) -> Rollout:
+        """``count`` members of one group of an iteration; the first ones are the same whatever the count."""
+        return collect(
+            self._models.transformer,
+            self._conditions(iteration, group),
+            self._config.rollout_settings,
+            shape=self._models.latent_shape,
+            group=group,
+            seed=_derived(_GROUP_STREAM, self._config.seed, iteration),
+            count=count,
+        )
+
+    def _conditions(self, iteration: int, group: int) -> Conditions:
+        number = (iteration - 1) * self._config.groups + group
+        prompt = self._prompts.of_group(number, seed=self._config.seed)
+        return self._models.conditions(prompt, guidance=self._config.guidance)
+
+    def _score(self, rollouts: list[Rollout]) -> dict[str, torch.Tensor]:
+        """Rewards and guards [P, K] of the groups of all processes; this one's videos are judged in one go."""
+        latents = Latents(tensor=torch.cat([rollout.latents.tensor for rollout in rollouts]))
+        scores = self._models.rewards.score(latents)
+        gathered = {name: self._processes.gather(scores[name].view(len(rollouts), -1)) for name in (*REWARDS, *GUARDS)}
+        return {name: values.cpu() for name, values in gathered.items()}
+
+    def _judged(self, rollouts: list[Rollout], verdict: Verdict, iteration: int) -> list[JudgedGroup]:
+        """This process's groups with their verdicts; states wait in main memory."""
+        return [
+            JudgedGroup(
+                rollout=rollout.to(torch.device("cpu")),
+                conditions=self._conditions(iteration, rollout.group),
+                advantages=verdict.advantages[rollout.group],
+                usable=verdict.usable[rollout.group],
+            )
+            for rollout in rollouts
+        ]
+
+    def _evaluate_start(self, *, fresh: bool) -> None:
+        """The base's held-out numbers; row 0 of a run's metrics is what it starts from."""
+        self._phases = {}
+        with self._phase("evaluate"):
+            base = self._held_out.base_table()
+            if not fresh:
+                return
+            tuned = self._held_out.evaluate() if self._config.adapter else base
+        metrics = self._held_out.metrics(tuned, base)
+        if self._config.early_stop:
+            _require_metric(self._config.early_stop, metrics)
+        self._files.metrics(0, metrics | {"time/evaluate": round(self._phases["evaluate"], 3)})
+
+    def _evaluate(self) -> dict[str, float]:
+        with self._phase("evaluate"):
+            return self._held_out.metrics(self._held_out.evaluate(), self._held_out.base_table())
+
+    def _judge_early_stop(self, counters: Counters, metrics: dict[str, float]) -> tuple[Counters, str]:
+        """The counters with this evaluation, and why the run is over if it is."""
+        name = self._config.early_stop
+        if not name:
+            return counters, ""
+        state = counters.early_stop.after(metrics[name])
+        over = state.waited >= self._config.early_stop_patience
+        message = f"early stop: {name} has not risen above {state.best} for {state.waited} evaluations" if over else ""
+        return replace(counters, early_stop=state), message
+
+    def _refresh(self, iteration: int) -> dict[str, float]:
+        with self._phase("refresh"):
+            result = self._refresher.run(iteration)
+        return {"refresh/alignment_error_before": result.before, "refresh/alignment_error_after": result.after}
+
+    def _require_usable_updates(self, metrics: dict[str, float]) -> None:
+        """Stop when nothing can be learnt. Raises a UserError that names the cause."""
+        skipped = self._counters.skipped
+        if skipped < self._config.max_skipped:
+            return
+        if metrics["reward/nan_frac"] == 1.0:
+            cause = "no video could be judged (every reward is NaN): look at samples/, and at the reward weights"
+        elif metrics["group/zero_std_ratio"] == 1.0:
+            cause = "all videos of a group got the same reward: give more --group-size or a higher --noise-level"
+        else:
+            cause = "loss or gradient was not finite: start a new folder from --adapter with a lower --learning-rate"
+        raise UserError(
+            f"{skipped} iterations in a row changed nothing: {cause}. The last good checkpoint is in {self._out}."
+        )
+
+    def _record(self, iteration: int, metrics: dict[str, float], *, seconds: float) -> None:
+        """Numbers of an iteration, to every place that wants them."""
+        metrics |= {f"time/{phase}": round(spent, 3) for phase, spent in self._phases.items()}
+        metrics |= {
+            "time/iteration": round(seconds, 3),
+            "memory/peak_mb": round(peak_memory_mb(self._models.device), 1),
+        }
+        self._metrics = metrics
+        self._files.metrics(iteration, metrics)
+        if self._config.trackers:
+            self._processes.track({k: v for k, v in metrics.items() if math.isfinite(v)}, iteration=iteration)
+        rewards = ", ".join(f"{name} {metrics[f'reward/{name}/mean']:.4f}" for name in self._config.weights.by_name)
+        scored = f"; held-out score {metrics['eval/score']:+.3f}" if "eval/score" in metrics else ""
+        self._files.log(
+            f"iteration {iteration}/{self._config.iterations}: {rewards}; "
+            f"camera path {metrics[f'guard/{PATH_LENGTH}']:.3f}; kl {metrics['kl']:.2e}{scored}; {seconds:.1f} s"
+        )
+
+    def _save(self, learner: Learner) -> None:
+        """A checkpoint of the present counters, and the adapter for use."""
+        tensors = learner.state() | {f"{_JUDGE}{name}": p.detach() for name, p in self._refresher.parameters().items()}
+        if self._processes.is_main:
+            with learner.averaged():
+                save_checkpoint(self._out, tensors=tensors, counters=self._counters, export=self._export)
+        self._processes.wait()
+
+    def _export(self, building: Path) -> None:
+        """The averaged adapter, in the checkpoint and in ``adapter/``."""
+        save_adapter(self._models.transformer, building)
+        save_adapter(self._models.transformer, self._out / run_files.ADAPTER_FOLDER)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Time a phase and tell who watches."""
+        self._on_progress(
+            TrainProgress(
+                iteration=min(self._counters.iteration + 1, self._config.iterations),
+                iterations=self._config.iterations,
+                phase=name,
+                seconds_left=self._seconds_left(),
+            )
+        )
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - began
+
+    def _seconds_left(self) -> float | None:
+        if not self._durations:
+            return None
+        mean = sum(self._durations) / len(self._durations)
+        return mean * (self._config.iterations - self._counters.iteration)
+
+    def _say(self, state: run_files.State, *, message: str = "", seconds_left: float | None = None) -> None:
+        self._files.status(
+            state,
+            iteration=self._counters.iteration,
+            iterations=self._config.iterations,
+            message=message,
+            seconds_left=seconds_left,
+        )
+
+
+def _derived(*numbers: int) -> int:
+    """One seed from several numbers; neighbours give unrelated streams."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _require_metric(name: str, metrics: dict[str, float]) -> None:
+    if name not in metrics:
+        names = ", ".join(one for one in metrics if one.endswith(("/mean", "/gain", "score")))
+        raise UserError(f"--early-stop {name!r} is no held-out metric; there are {names}.")

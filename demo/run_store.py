@@ -12,6 +12,8 @@ from pathlib import Path
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{20,40}")
 _EXAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SIDE_ID = re.compile(r"(.+)\.(base|tuned)")
+"""A run that is one side of a pair is called after the pair."""
 
 PAGE_FILES = "page"
 """Folder under the root with what the page derives from runs (recordings, strips, downloads), by run id."""
@@ -46,12 +48,35 @@ class RunStore:
 
         Names are matched against a pattern before they touch the file system, so no name leads out of the roots.
         """
-        if _EXAMPLE_ID.fullmatch(run_id) and (self.examples / run_id / "rewards.json").is_file():
-            return self.examples / run_id
-        if _RUN_ID.fullmatch(run_id) and (self.root / run_id / "rewards.json").is_file():
-            (self.root / run_id).touch()
-            return self.root / run_id
+        if side := _SIDE_ID.fullmatch(run_id):
+            return self.find_pair(side[1]) / side[2]
+        return self._find(run_id, holding="rewards.json", shipped=self.examples)
+
+    def _find(self, name: str, *, holding: str, shipped: Path) -> Path:
+        """A folder by name: shipped with the page or made here."""
+        if _EXAMPLE_ID.fullmatch(name) and (shipped / name / holding).is_file():
+            return shipped / name
+        if _RUN_ID.fullmatch(name) and (self.root / name / holding).is_file():
+            (self.root / name).touch()
+            return self.root / name
         raise UnknownRun("this run is not here any more; generate it again with the same prompt and seed")
+
+    def find_pair(self, pair_id: str) -> Path:
+        """The folder of a pair, made here or shipped, with its two runs. Raises ``UnknownRun``."""
+        return self._find(pair_id, holding="pair.json", shipped=self.pairs)
+
+    def find_comparison(self, comparison_id: str) -> Path:
+        """The folder of a comparison over many prompts. Raises ``UnknownRun``."""
+        return self._find(comparison_id, holding="comparison.json", shipped=self.pairs)
+
+    @property
+    def pairs(self) -> Path:
+        """Where shipped pairs lie."""
+        return self.examples / "pairs"
+
+    def pair_ids(self) -> tuple[str, ...]:
+        """Names of the shipped pairs, in order."""
+        return tuple(sorted(path.parent.name for path in self.pairs.glob("*/pair.json")))
 
     def page_files(self, run_id: str) -> Path:
         """The folder for what the page derives from a run, made if needed."""
@@ -67,7 +92,7 @@ class RunStore:
 
     def is_example(self, run_id: str) -> bool:
         """Whether a name is one of the shipped examples."""
-        return run_id in self.example_ids()
+        return run_id.partition(".")[0] in {*self.example_ids(), *self.pair_ids()}
 
     def sweep(self) -> None:
         """Delete old runs, those beyond the cap, and page files whose run is gone."""
@@ -79,7 +104,7 @@ class RunStore:
         for position, path in enumerate(runs):
             if position >= self.max_runs or path.stat().st_mtime < oldest:
                 shutil.rmtree(path, ignore_errors=True)
-        kept = {*self.example_ids(), *(path.name for path in runs if path.exists())}
+        kept = {*self.example_ids(), *self.pair_ids(), *(path.name for path in runs if path.exists())}
         for path in (self.root / PAGE_FILES).glob("*"):
-            if path.name not in kept:
+            if path.name.partition(".")[0] not in kept:
                 shutil.rmtree(path, ignore_errors=True)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from demo.results import RunResult, UnreadableRun, read_run
 from demo.run_store import RunStore, UnknownRun
@@ -54,6 +54,8 @@ class StepReport:
     done: int = 0
     total: int = 0
     seconds_left: float | None = None
+    side: str = ""
+    """Which of two videos it works on, for a pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class SamplingDefaults:
 
 Report = Callable[[StepReport], None]
 ShouldStop = Callable[[], bool]
-Work = Callable[[Report, ShouldStop], RunResult]
+Result = TypeVar("Result")
 
 
 class PageService:
@@ -129,13 +131,13 @@ class PageService:
                 guidance=asked.guidance,
                 first_frame=asked.first_frame,
             )
-            studio = self._studio(preset, report=report)
+            studio = self.studio(preset, report=report)
             run_id = self.store.new_run()
-            on_progress = _relay(report)
+            on_progress = relay(report)
             studio.generate(request, self.store.target(run_id), on_progress=on_progress, should_stop=should_stop)
             return self.open_run(run_id)
 
-        return self._run(work)
+        return self.run_job(work)
 
     def score(self, file: Path, *, kind: ScoreKind) -> Iterator[StepReport | RunResult]:
         """Reports, then a run with the rewards of the visitor's own file. Raises ``PageError``."""
@@ -149,7 +151,7 @@ class PageService:
                 report(StepReport(phase="rewards"))
                 scoring.score_geometry(file, target)
             else:
-                studio = self._studio(self.preset, report=report)
+                studio = self.studio(self.preset, report=report)
                 report(StepReport(phase="geometry"))
                 if should_stop():
                     raise _cancelled()
@@ -157,7 +159,7 @@ class PageService:
                 read(file, target, studio)
             return self.open_run(run_id)
 
-        return self._run(work)
+        return self.run_job(work)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words that the embedded model has never seen, in order; none for presets with an open vocabulary."""
@@ -214,7 +216,7 @@ class PageService:
         except UserError as error:
             raise PageError(str(error)) from error
 
-    def _studio(self, preset: str, *, report: Report) -> Any:
+    def studio(self, preset: str, *, report: Report) -> Any:
         """The preset's models, loaded once; a second preset replaces the first, memory holds one."""
         if preset not in self._studios:
             report(StepReport(phase="load"))
@@ -222,9 +224,9 @@ class PageService:
             self._studios[preset] = self._load_studio(preset)
         return self._studios[preset]
 
-    def _run(self, work: Work) -> Iterator[StepReport | RunResult]:
+    def run_job(self, work: Callable[[Report, ShouldStop], Result]) -> Iterator[StepReport | Result]:
         """Run a job in its thread and hand its reports on; see the module's docstring."""
-        inbox: queue.Queue[StepReport | RunResult | Exception] = queue.Queue()
+        inbox: queue.Queue[StepReport | Result | Exception] = queue.Queue()
         stop = threading.Event()
 
         def job() -> None:
@@ -235,7 +237,7 @@ class PageService:
                     inbox.put(error)
 
         threading.Thread(target=job, name="studio-job", daemon=True).start()
-        message: StepReport | RunResult | Exception = StepReport(phase="load")
+        message: StepReport | Result | Exception = StepReport(phase="load")
         try:
             while isinstance(message, StepReport):
                 yield message
@@ -249,8 +251,8 @@ class PageService:
 
 
 def _next(
-    inbox: "queue.Queue[StepReport | RunResult | Exception]", *, otherwise: StepReport
-) -> StepReport | RunResult | Exception:
+    inbox: "queue.Queue[StepReport | Result | Exception]", *, otherwise: StepReport
+) -> StepReport | Result | Exception:
     """The newest message of the job, or the last one again after a heartbeat of silence."""
     try:
         message = inbox.get(timeout=HEARTBEAT)
@@ -273,7 +275,7 @@ def _as_page_error(error: Exception) -> Exception:
     return PageError(f"The job failed ({type(error).__name__}). The server's log has the details; you can try again.")
 
 
-def _relay(report: Report) -> Callable[[Any], None]:
+def relay(report: Report, *, side: str = "") -> Callable[[Any], None]:
     """``vggrpo.generation.Progress`` → ``StepReport``."""
 
     def on_progress(progress: Any) -> None:
@@ -283,6 +285,7 @@ def _relay(report: Report) -> Callable[[Any], None]:
                 done=progress.done,
                 total=progress.total,
                 seconds_left=progress.seconds_left,
+                side=side,
             )
         )
 

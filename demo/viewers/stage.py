@@ -18,7 +18,10 @@ from demo.viewers.strips import write_strip
 from demo.viewers.table import describe, format_value, reward_table
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("dom.js", "player3d.js", "timeline.js", "stage.js")
+PARTS = ("dom.js", "player3d.js", "timeline.js", "clock.js", "parts.js")
+"""What the stage of a run and that of a pair are built of."""
+STRIPS = {"rgb": "Frames", "depth": "Depth", "flow": "Scene flow"}
+"""Maps that have a strip in the timeline."""
 _PREPARED = "page.json"
 _VERSION = 3
 """Raised when the files below change, so that files of an older page are made anew."""
@@ -96,6 +99,11 @@ def payload(run: RunResult, files: PageFiles, *, is_example: bool = False, frame
         ],
         "missingColours": [COLOUR_NAMES[colour] for colour in COLOUR_NAMES if colour not in files.colours],
         "maps": {name: file_url(files.folder / f"{name}.jpg") for name in (*files.colours, "flow")},
+        "strips": [
+            {"name": name, "label": label, "url": file_url(files.folder / f"{name}.jpg")}
+            for name, label in STRIPS.items()
+            if name in (*files.colours, "flow")
+        ],
         "figure": reward_figure(run),
         "terms": [_term(run, position) for position in range(len(run.rewards))],
         "worst": _worst_frames(run),
@@ -133,7 +141,7 @@ def build_stage() -> gr.HTML:
     return gr.HTML(
         value=None,
         html_template='<div class="stage" data-frame="0"></div>',
-        js_on_load=read_scripts(_HERE, _SCRIPTS),
+        js_on_load=read_scripts(_HERE, (*PARTS, "stage.js")),
         apply_default_css=False,
         elem_id="stage",
         player=file_url(player_page()),

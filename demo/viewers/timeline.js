@@ -36,20 +36,19 @@ function createTimeline({ run, plotly, onSeek }) {
   drawCurves(plot, { run, plotly, onSeek });
 
   // Strips -------------------------------------------------------------------------------------------------------
-  const strips = [["rgb", "Frames"], ["depth", "Depth"], ["flow", "Scene flow"]].filter(([name]) => run.maps[name]);
-  for (const [name, label] of strips) {
+  for (const { name, label, url } of run.strips) {
     row += 1;
     place(h("div", { class: "row-label" }, label), 1);
     const strip = place(h("div", { class: "strip", "data-map": name }), 2);
     dragToSeek(strip, { frames: run.frames, onSeek });
-    tracks.push({ strip, name });
+    tracks.push({ strip, url });
   }
   const playhead = h("div", { class: "playhead", "aria-hidden": "true" }, h("i"));
   playhead.style.cssText = `grid-row:1 / span ${row};grid-column:2`;
   grid.append(playhead);
 
   let shown = 0;
-  const fill = () => { for (const { strip, name } of tracks) fillStrip(strip, { run, url: run.maps[name] }); highlight(); };
+  const fill = () => { for (const { strip, url } of tracks) fillStrip(strip, { run, url }); highlight(); };
   function highlight() {
     for (const cell of grid.querySelectorAll(".cell")) {
       cell.toggleAttribute("data-now", shown >= Number(cell.dataset.from) && shown <= Number(cell.dataset.to));
@@ -68,13 +67,18 @@ function createTimeline({ run, plotly, onSeek }) {
       scrub.value = frame;
       scrub.setAttribute("aria-valuetext", `frame ${frame} of ${last}`);
       counter.replaceChildren(h("b", {}, `Frame ${frame}`), h("span", {}, `of ${last} · ${(frame / run.fps).toFixed(2)} s`));
-      run.terms.forEach((term, i) => { nowValues[i].textContent = term.perFrame[frame] ?? "–"; });
+      run.terms.forEach((term, i) => nowValues[i].replaceChildren(...valuesAt(term, frame)));
       playhead.firstChild.style.cssText = at(frame);
       playhead.dataset.frame = frame;
       highlight();
     },
     remove() { observer.disconnect(); window.Plotly?.purge(plot); },
   };
+}
+
+/** A term's value at a frame: one, or for a pair one a side. */
+function valuesAt(term, frame) {
+  return [term.perFrame[frame] ?? "–"].flat().map((value) => h("span", {}, value));
 }
 
 /** plotly draws the figure; hovering anywhere over it seeks. */

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import psutil
 
 from demo.service import PageError
+from demo.training_runs import read_status
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,8 @@ class Jobs:
             started = facts.get("started")
             stop_asked = (job.folder / "stop").exists()
             if self._process(job) is not None:
-                is_heard = (job.run / "status.json").exists() and (job.run / "status.json").stat().st_mtime >= started
+                status = read_status(job.run)
+                is_heard = status is not None and status.written >= float(started or 0.0)
                 progress: Progress = "stopping" if stop_asked else "running" if is_heard else "starting"
                 return ProcessState(progress=progress, started=started, stop_asked=stop_asked)
             code = (_read(job.folder / "exit.json") or {}).get("code")

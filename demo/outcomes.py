@@ -1,5 +1,6 @@
 """What became of a fine-tune, in words: its process and the trainer's own status, read together."""
 
+import time
 from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 from typing import Literal
@@ -32,6 +33,21 @@ class Outcome:
     def is_active(self) -> bool:
         """Whether it still waits or works."""
         return self.state in ACTIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """One fine-tune as it stands."""
+
+    job: Job
+    outcome: Outcome
+
+    @property
+    def title(self) -> str:
+        """Its name in lists: when it was asked for, and what."""
+        settings = self.job.settings
+        when = time.strftime("%d %b %H:%M", time.localtime(self.job.created))
+        return f"{when} · {settings.get('preset')} · {settings.get('iterations')} × {settings.get('group_size')}"
 
 
 def read_outcome(job: Job, process: ProcessState) -> Outcome:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from demo.jobs import Job, Jobs
-from demo.outcomes import Outcome, read_outcome
+from demo.outcomes import Finetune, read_outcome
 from demo.run_store import RunStore
 from demo.service import PageError
 from demo.training_estimate import SHIPPED, Cost, cost_of, estimate_text
@@ -111,21 +111,6 @@ class AdapterChoice:
     key: str
     label: str
     path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finetune:
-    """One fine-tune as it stands."""
-
-    job: Job
-    outcome: Outcome
-
-    @property
-    def title(self) -> str:
-        """Its name in lists: when it was asked for, and what."""
-        settings = self.job.settings
-        when = time.strftime("%d %b %H:%M", time.localtime(self.job.created))
-        return f"{when} · {settings.get('preset')} · {settings.get('iterations')} × {settings.get('group_size')}"
 
 
 class TrainingService:

@@ -95,12 +95,13 @@ def _stream(
     """A job as JSON objects."""
     try:
         for message in start():
-            yield _progress(message) if isinstance(message, StepReport) else _answer(service, message, request)
+            yield progress_answer(message) if isinstance(message, StepReport) else _answer(service, message, request)
     except PageError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-def _progress(report: StepReport) -> dict[str, Any]:
+def progress_answer(report: StepReport) -> dict[str, Any]:
+    """How far a job is."""
     return {
         "state": "running",
         "phase": report.phase,
@@ -113,7 +114,7 @@ def _progress(report: StepReport) -> dict[str, Any]:
 def _answer(service: PageService, run: RunResult, request: gr.Request | None) -> dict[str, Any]:
     """The finished run with absolute addresses."""
     files = page_files(service, run)
-    root = _root_of(request)
+    root = root_of(request)
     return {
         "state": "done",
         "run": run.run_id,
@@ -123,7 +124,7 @@ def _answer(service: PageService, run: RunResult, request: gr.Request | None) ->
     }
 
 
-def _root_of(request: gr.Request | None) -> str:
+def root_of(request: gr.Request | None) -> str:
     """The address under which the caller reached the page, with a slash at its end."""
     if request is None or request.request is None:
         return ""

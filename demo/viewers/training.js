@@ -25,8 +25,10 @@ const view = {
   details: h("div", { class: "details" }),
   list: h("section", { class: "card jobs", hidden: true }),
 };
-const plots = [createColumn(), createColumn()];
+const plots = [createColumn(), createColumn(), createColumn()];
 view.columns.append(...plots.map((plot) => plot.node));
+plots[2].node.classList.add("wide");
+plots[2].node.append(view.time);
 const grid = createSamples(view.samples);
 
 async function look({ fresh = false } = {}) {
@@ -94,7 +96,7 @@ function show(board) {
   if (!board.job) return root.replaceChildren(view.empty, view.list);
   if (isOther) {
     grid.clear();
-    root.replaceChildren(view.head, view.state, view.notice, view.columns, view.time, view.samples, view.details, view.list);
+    root.replaceChildren(view.head, view.state, view.notice, view.columns, view.samples, view.details, view.list);
   }
   showHead(board);
   showState(board);
@@ -127,16 +129,16 @@ function showHead(board) {
 function showState(board) {
   view.state.replaceChildren(
     h("div", { class: "line" }, h("i", { class: `dot ${board.state}` }), h("span", {}, board.line),
-      h("span", { class: "hint" }, board.isActive ? board.message : "")),
+      h("span", { class: "hint" }, board.state === "failed" ? "" : board.message)),
     h("div", { class: "track", role: "progressbar", "aria-valuenow": Math.round(board.share), "aria-valuemin": 0, "aria-valuemax": 100 },
       h("i", { style: `width:${board.share.toFixed(1)}%` })));
-  say(board.isActive ? "" : board.message, board.state === "failed");
+  say(board.state === "failed" ? board.message : "", true);
 }
 
 function showTime(shares) {
   view.time.hidden = !shares.length;
-  view.time.replaceChildren(h("span", { class: "row-label" }, "Where the time goes"),
-    h("div", { class: "shares" }, shares.map((item) =>
+  view.time.replaceChildren(
+    h("div", { class: "shares", "aria-label": "Where the time goes" }, shares.map((item) =>
       h("i", { style: `flex:${item.share.toFixed(2)}`, title: `${item.name}: ${item.seconds} s, ${item.share.toFixed(0)} %` },
         h("span", {}, `${item.name} ${item.share.toFixed(0)} %`)))));
 }
@@ -167,5 +169,10 @@ function showList(list) {
     h("p", { class: "hint" }, props.shared));
 }
 
-watch("value", () => { if (props.value?.job) open(props.value.job); });
+watch("value", () => {
+  if (!props.value?.job) return;
+  open(props.value.job);
+  // On a phone the board stands below the form that was just sent.
+  if (window.matchMedia("(max-width: 760px)").matches) root.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
+});
 look({ fresh: true });

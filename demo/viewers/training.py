@@ -59,6 +59,7 @@ def board(finetune: Finetune) -> dict[str, Any]:
         "columns": [
             _column("Rewards", reward_curves(history), history, total=outcome.iterations),
             _column("Policy", policy_curves(history), history, total=outcome.iterations),
+            _column("Time", time_curves(history), history, total=outcome.iterations),
         ],
         "iterations": _thinned(history).tolist(),
         "time": _time_shares(history),
@@ -93,18 +94,22 @@ def reward_curves(history: History) -> list[Curve]:
 
 
 def policy_curves(history: History) -> list[Curve]:
-    """Distance to the base model, clipping, ratio, gradient, and the time of an iteration."""
-    curves = [
+    """Distance to the base model, clipping, ratio, gradient."""
+    return [
         Curve(label=text.label, tip=text.short, values=history.get(key))
         for key, text in CURVES.items()
         if key in history.series
     ]
+
+
+def time_curves(history: History) -> list[Curve]:
+    """How long an iteration takes, all phases together."""
     phases = [history.get(name) for name in history.series if name.startswith("time/")]
-    if phases:
-        seconds = np.nansum(phases, axis=0)
-        seconds[np.isnan(phases).all(axis=0)] = np.nan
-        curves.append(Curve(label="Seconds", tip="Time of an iteration, all phases together", values=seconds))
-    return curves
+    if not phases:
+        return []
+    seconds = np.nansum(phases, axis=0)
+    seconds[np.isnan(phases).all(axis=0)] = np.nan
+    return [Curve(label="Seconds", tip="Time of an iteration, all phases together", values=seconds)]
 
 
 def _column(title: str, curves: Sequence[Curve], history: History, *, total: int) -> dict[str, Any]:
@@ -116,12 +121,9 @@ def _column(title: str, curves: Sequence[Curve], history: History, *, total: int
             {
                 "label": curve.label,
                 "tip": curve.tip,
-                "values": [format_small(value) for value in _at(history, curve.values, picked)],
-                "heldOut": (
-                    None
-                    if curve.held_out is None or np.isnan(curve.held_out).all()
-                    else [format_small(value) for value in _at(history, curve.held_out, picked)]
-                ),
+                "values": _shown(history, curve.values, picked),
+                "spread": _shown(history, curve.spread, picked),
+                "heldOut": _shown(history, curve.held_out, picked),
             }
             for curve in curves
         ],
@@ -158,30 +160,17 @@ def _figure(curves: Sequence[Curve], history: History, picked: NDArray[np.int64]
 
 
 def _traces(curve: Curve, history: History, picked: NDArray[np.int64], *, axis: str) -> list[dict[str, Any]]:
-    """Spread, mean, held-out points, and an invisible point at every iteration that hovering finds."""
+    """The mean, held-out points, and an invisible point at every iteration that hovering finds."""
     xs = picked.tolist()
     quiet = {"hoverinfo": "skip"}
     mean = _at(history, curve.values, picked)
-    traces: list[dict[str, Any]] = []
-    if curve.spread is not None:
-        spread = np.nan_to_num(_at(history, curve.spread, picked))
-        is_known = ~np.isnan(mean)
-        edge = {"x": picked[is_known].tolist(), "yaxis": axis, "mode": "lines", "line": {"width": 0}} | quiet
-        traces.append(edge | {"y": (mean - spread)[is_known].tolist(), "name": "spread low"})
-        traces.append(
-            edge
-            | {"y": (mean + spread)[is_known].tolist(), "name": "spread", "fill": "tonexty"}
-            | {"fillcolor": "rgba(128,132,142,0.16)"}
-        )
-    traces.append(
-        {"x": xs, "y": _json(mean), "yaxis": axis, "name": "training", "mode": "lines", "hoverinfo": "skip"}
-        | {"connectgaps": True}
-    )
+    line = {"x": xs, "y": _json(mean), "yaxis": axis, "name": "training", "mode": "lines", "connectgaps": True}
+    traces: list[dict[str, Any]] = [line | quiet]
     if curve.held_out is not None and not np.isnan(curve.held_out).all():
         held = _at(history, curve.held_out, picked)
         is_known = ~np.isnan(held)
-        points = {"x": picked[is_known].tolist(), "y": held[is_known].tolist(), "yaxis": axis, "hoverinfo": "skip"}
-        traces.append(points | {"name": "held out", "mode": "lines+markers", "marker": {"size": 7}})
+        points = {"x": picked[is_known].tolist(), "y": held[is_known].tolist(), "yaxis": axis, "name": "held out"}
+        traces.append(points | {"mode": "lines+markers", "marker": {"size": 7}} | quiet)
     middle = float(np.nanmean(mean)) if not np.isnan(mean).all() else 0.0
     clock = {"x": xs, "y": [middle] * len(xs), "yaxis": axis, "name": "clock", "mode": "markers"}
     return [*traces, clock | {"opacity": 0.0, "hoverinfo": "none"}]
@@ -226,6 +215,13 @@ def _thinned(history: History) -> NDArray[np.int64]:
 
 def _at(history: History, values: NDArray[np.float64], picked: NDArray[np.int64]) -> NDArray[np.float64]:
     return values[np.isin(history.iterations, picked)]
+
+
+def _shown(history: History, values: NDArray[np.float64] | None, picked: NDArray[np.int64]) -> list[str] | None:
+    """A series as text, or None where there is none."""
+    if values is None or np.isnan(values).all():
+        return None
+    return [format_small(value) for value in _at(history, values, picked)]
 
 
 def _json(values: NDArray[np.float64]) -> list[float | None]:
@@ -283,7 +279,7 @@ def _samples(run: Path) -> list[dict[str, Any]]:
     """Rows of the sample grid; a video's address changes with its content, so that none is shown from a cache."""
     rows = []
     for sample in read_samples(run):
-        cells = [] if sample.base is None else [{"step": None, "url": _fresh_url(sample.base)}]
+        cells: list[dict[str, Any]] = [] if sample.base is None else [{"step": None, "url": _fresh_url(sample.base)}]
         cells += [{"step": step, "url": _fresh_url(path)} for step, path in sample.tuned.items()]
         rows.append({"name": sample.prompt or f"Sample {sample.index + 1}", "seed": sample.seed, "cells": cells})
     return rows

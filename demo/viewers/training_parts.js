@@ -18,7 +18,11 @@ function createColumn() {
     const at = hovered === null ? iterations.length - 1 : iterations.indexOf(hovered);
     labels.querySelectorAll(".curve-label").forEach((label, i) => {
       const row = rows[i];
-      label.querySelector(".now").textContent = row.values[hovered === null ? lastKnown(row.values) : at] ?? "–";
+      const values = row.values ?? [];
+      const k = hovered === null ? lastKnown(values) : at;
+      label.querySelector(".now").textContent = values[k] ?? "–";
+      const spread = label.querySelector(".spread");
+      if (spread) spread.textContent = values[k] && values[k] !== "–" ? ` ± ${row.spread[k]}` : "";
       const held = label.querySelector(".held");
       if (held) held.textContent = `held out ${row.heldOut[hovered === null ? lastKnown(row.heldOut) : at] ?? "–"}`;
     });
@@ -67,7 +71,7 @@ function createColumn() {
       plot.setAttribute("aria-label", `${column.title} by iteration: ${rows.map((row) => row.label).join(", ")}`);
       title.replaceChildren(h("span", {}, column.title), h("span", { class: "hint" }));
       labels.replaceChildren(...rows.map((row) => h("div", { class: "curve-label", title: row.tip },
-        h("b", {}, row.label), h("output", { class: "now" }), row.heldOut ? h("small", { class: "held" }) : null)));
+        h("b", {}, row.label), h("span", {}, h("output", { class: "now" }), row.spread ? h("small", { class: "spread" }) : null), row.heldOut ? h("small", { class: "held" }) : null)));
       read();
       const key = JSON.stringify(column.figure);
       if (key === drawn) return;
@@ -128,16 +132,16 @@ function createSamples(card) {
       if (!card.childElementCount) card.append(h("h3", {}, "The same seeds, as the adapter learns"), h("div", { class: "sample-scroll" }, table));
       const steps = [...new Set(rows.flatMap((row) => row.cells.map((cell) => cell.step ?? -1)))].sort((a, b) => a - b);
       table.style.setProperty("--steps", steps.length);
-      const heads = steps.map((step) => h("div", { class: step < 0 ? "column-head base" : "column-head" }, step < 0 ? "Base" : `${step}`));
+      const heads = steps.map((step) => h("div", { class: step < 0 ? "column-head base" : "column-head" }, step < 0 ? "Base" : `after ${step}`));
       const body = rows.flatMap((row) => [
-        h("div", { class: "sample-name" }, h("span", {}, row.name), h("small", {}, `seed ${row.seed}`)),
+        h("div", { class: "sample-name" }, h("p", {}, row.name, h("small", {}, ` · seed ${row.seed}`))),
         ...steps.map((step) => {
           const cell = row.cells.find((item) => (item.step ?? -1) === step);
           const label = step < 0 ? `${row.name}, base model` : `${row.name}, after iteration ${step}`;
           if (cell && !cells.has(cell.url)) cells.set(cell.url, video(cell.url, label));
           return h("div", { class: step < 0 ? "cell-video base" : "cell-video" }, cell ? cells.get(cell.url) : null);
         })]);
-      table.replaceChildren(h("div", { class: "column-head name" }), ...heads, ...body);
+      table.replaceChildren(...heads, ...body);
       const scroll = table.parentElement;
       scroll.scrollLeft = scroll.scrollWidth;
     },

@@ -138,7 +138,7 @@ class FakeTrainer:
 def main() -> int:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompts", type=Path, default="")
+    parser.add_argument("--prompts", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--iterations", type=int, default=4)
     for name in ("preset", "transition"):

@@ -7,8 +7,7 @@ import torch
 
 from vggrpo.generation.request import GenerateRequest
 from vggrpo.generation.studio import Studio
-from vggrpo.policy.adapter import load_adapter, remove_adapter
-from vggrpo.policy.sampling import Conditions, draw_noise, sample_ode
+from vggrpo.policy.sampling import Conditions, draw_noise
 from vggrpo.types import Latents
 
 OnStep = Callable[[int, int], None]
@@ -25,16 +24,10 @@ def denoise_batch(studio: Studio, requests: Sequence[GenerateRequest], *, on_ste
     for request in requests:
         if replace(request, prompt=first.prompt, seed=first.seed) != first:
             raise ValueError("requests that are denoised together may differ in prompt and seed only")
-    device, transformer = studio.models.device, studio.models.transformer
     conditions = _join([studio.conditions(request) for request in requests])
+    device = studio.models.device
     noise = torch.cat([draw_noise((1, *studio.latent_shape), seed=r.seed, device=device) for r in requests])
-    steps = studio.preset.steps if first.steps is None else first.steps
-    if first.adapter is not None:
-        load_adapter(transformer, first.adapter)
-    try:
-        return sample_ode(transformer, noise, conditions, steps=steps, shift=studio.preset.flow_shift, on_step=on_step)
-    finally:
-        remove_adapter(transformer)
+    return studio.denoise_noise(noise, conditions, request=first, on_step=on_step).latents
 
 
 def _join(conditions: Sequence[Conditions]) -> Conditions:

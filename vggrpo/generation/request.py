@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vggrpo.policy.guidance import RewardGuidance
 from vggrpo.presets import get_preset
 from vggrpo.runtime.errors import UserError
 
@@ -18,7 +19,10 @@ MAX_IMAGE_PIXELS = 40_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateRequest:
-    """One generation. ``steps`` and ``guidance`` None take the preset's; raises a UserError for what cannot be."""
+    """One generation. ``steps`` and ``guidance`` None take the preset's; raises a UserError for what cannot be.
+
+    ``guidance`` is how strictly the video follows the prompt, ``reward_guidance`` how rewards steer it (None: not).
+    """
 
     prompt: str
     preset: str = "tiny"
@@ -27,10 +31,11 @@ class GenerateRequest:
     guidance: float | None = None
     first_frame: Path | None = None
     adapter: Path | None = None
+    reward_guidance: RewardGuidance | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be generated."""
-        get_preset(self.preset)
+        preset = get_preset(self.preset)
         if not self.prompt.strip():
             raise UserError("The prompt is empty: describe a scene, for example 'a red sphere on a grey tiled floor'.")
         if len(self.prompt) > MAX_PROMPT_CHARACTERS:
@@ -41,6 +46,9 @@ class GenerateRequest:
             raise UserError(f"{self.steps} denoising steps were asked for; give 1 to {MAX_STEPS}.")
         if self.guidance is not None and not (math.isfinite(self.guidance) and 1 <= self.guidance <= MAX_GUIDANCE):
             raise UserError(f"The guidance scale is {self.guidance}; give 1 (off) to {MAX_GUIDANCE:g}.")
+        steps = preset.steps if self.steps is None else self.steps
+        if self.reward_guidance is not None and self.reward_guidance.every > steps:
+            raise UserError(f"Reward guidance every {self.reward_guidance.every} steps never acts in {steps} steps.")
         for path in (self.first_frame, self.adapter):
             if path is not None and not path.exists():
                 raise UserError(f"{path} does not exist.")

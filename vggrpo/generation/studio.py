@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vggrpo import __version__
+from vggrpo.generation.guidance import Denoised, GuidanceComparison, guiding_reward
 from vggrpo.generation.models import Models, load_models
 from vggrpo.generation.request import PHASES, GenerateRequest, Progress, read_first_frame
 from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
 from vggrpo.policy.adapter import load_adapter, remove_adapter
-from vggrpo.policy.sampling import Conditions, draw_noise, sample_ode
+from vggrpo.policy.guidance import GuidedSample, RewardGuidance, RewardGuide, sample_guided
+from vggrpo.policy.sampling import Conditions, draw_noise
 from vggrpo.presets import Preset, get_preset
-from vggrpo.rewards import judge
+from vggrpo.rewards import RewardReport, judge
 from vggrpo.runtime import run_folder
 from vggrpo.runtime.device import set_threads
 from vggrpo.runtime.errors import Cancelled, UserError
@@ -29,7 +31,10 @@ from vggrpo.types import ClipGeometry, Latents, SceneGeometry
 from vggrpo.worlds import vocabulary
 
 OnProgress = Callable[[Progress], None]
+OnStep = Callable[[int, int], None]
 ShouldStop = Callable[[], bool]
+
+_UNGUIDED = RewardGuidance(scale=0.0)
 
 # Shares of a warm run's time by phase, measured by `bench generate`; only the first estimate uses them.
 _TYPICAL_SECONDS = {"text": 0.05, "denoise": 3.0, "decode": 0.6, "geometry": 0.4, "rewards": 0.7, "recording": 0.5}
@@ -138,20 +143,37 @@ class Studio:
             first_frame=self._first_frame(request.first_frame),
         )
 
-    def denoise(self, request: GenerateRequest, *, on_step: Callable[[int, int], None] | None = None) -> Latents:
+    def denoise(self, request: GenerateRequest, *, on_step: OnStep | None = None) -> Latents:
         """A prompt and a seed to latents z_0."""
-        preset = self.preset
-        conditions = self.conditions(request)
-        noise = draw_noise((1, *self.latent_shape), seed=request.seed, device=self.models.device)
-        steps = preset.steps if request.steps is None else request.steps
+        return self._sample(request, on_step=on_step).latents
+
+    def denoise_noise(
+        self,
+        noise: Float[Tensor, "B C T h w"],
+        conditions: Conditions,
+        *,
+        request: GenerateRequest,
+        on_step: OnStep | None = None,
+    ) -> GuidedSample:
+        """Noise x_1 to latents z_0 with the request's steps, adapter and reward guidance."""
+        transformer = self.models.transformer
         if request.adapter is not None:
-            load_adapter(self.models.transformer, request.adapter)
+            load_adapter(transformer, request.adapter)
         try:
-            return sample_ode(
-                self.models.transformer, noise, conditions, steps=steps, shift=preset.flow_shift, on_step=on_step
+            return sample_guided(
+                transformer,
+                noise,
+                conditions,
+                guide=RewardGuide(
+                    reward=guiding_reward(self.models.latent_geometry),
+                    settings=request.reward_guidance or _UNGUIDED,
+                ),
+                steps=self._steps(request),
+                shift=self.preset.flow_shift,
+                on_step=on_step,
             )
         finally:
-            remove_adapter(self.models.transformer)
+            remove_adapter(transformer)
 
     def generate(
         self,
@@ -168,14 +190,15 @@ class Studio:
             clock.enter("text")
             self._refuse_long(request.prompt)
             self._embed(request.prompt)
-            clock.enter("denoise", total=self.preset.steps if request.steps is None else request.steps)
-            latents = self.denoise(request, on_step=clock.report)
+            denoised = self._denoise(request, clock)
+            latents = denoised.latents
             clock.enter("decode")
             frames = self._decode(latents)
             clock.enter("geometry")
             scene = self.geometry_from_latents(latents)
             clock.enter("rewards")
             report = judge(scene)
+            reward_guidance = self._reward_guidance(denoised, after=report)
             run_folder.write_latents(folder / "latents.safetensors", latents, preset=self.preset.name)
             run_folder.write_video(folder / "video.mp4", frames, fps=self.preset.fps)
             run_folder.write_geometry(folder / "geometry.npz", ClipGeometry.from_scene(scene))
@@ -184,9 +207,49 @@ class Studio:
             clock.enter("recording")
             self._record(folder)
             clock.close()
-            run_folder.write_manifest(folder / "manifest.json", self._manifest(request, folder, clock.seconds))
-        self._typical.update(clock.seconds)
+            manifest = self._manifest(request, folder, clock.seconds) | {"reward_guidance": reward_guidance}
+            run_folder.write_manifest(folder / "manifest.json", manifest)
+        if reward_guidance is None:
+            # A guided run takes several times longer, and would spoil the estimate of plain ones.
+            self._typical.update(clock.seconds)
         return RunFolder(path=out)
+
+    def _sample(self, request: GenerateRequest, *, on_step: OnStep | None = None) -> GuidedSample:
+        conditions = self.conditions(request)
+        noise = draw_noise((1, *self.latent_shape), seed=request.seed, device=self.models.device)
+        return self.denoise_noise(noise, conditions, request=request, on_step=on_step)
+
+    def _denoise(self, request: GenerateRequest, clock: _Clock) -> Denoised:
+        """The phase "denoise"; with reward guidance it makes the unguided sample too, to compare with."""
+        steps = self._steps(request)
+        if request.reward_guidance is None:
+            clock.enter("denoise", total=steps)
+            return Denoised(latents=self._sample(request, on_step=clock.report).latents)
+        clock.enter("denoise", total=2 * steps)
+        began = time.perf_counter()
+        guided = self._sample(request, on_step=lambda done, _: clock.report(done, 2 * steps))
+        middle = time.perf_counter()
+        plain = replace(request, reward_guidance=None)
+        unguided = self._sample(plain, on_step=lambda done, _: clock.report(steps + done, 2 * steps))
+        comparison = GuidanceComparison(
+            settings=request.reward_guidance,
+            counts=guided.counts,
+            unguided=unguided.latents,
+            guided_seconds=middle - began,
+            unguided_seconds=time.perf_counter() - middle,
+        )
+        return Denoised(latents=guided.latents, comparison=comparison)
+
+    def _reward_guidance(self, denoised: Denoised, *, after: RewardReport) -> dict[str, object] | None:
+        """The manifest's entry; reads and judges the unguided sample."""
+        comparison = denoised.comparison
+        if comparison is None:
+            return None
+        before = judge(self.geometry_from_latents(comparison.unguided))
+        return comparison.to_json(before=before, after=after)
+
+    def _steps(self, request: GenerateRequest) -> int:
+        return self.preset.steps if request.steps is None else request.steps
 
     @torch.no_grad()
     def _decode(self, latents: Latents) -> np.ndarray:
@@ -234,7 +297,7 @@ class Studio:
             "preset": self.preset.name,
             "adapter": None if request.adapter is None else request.adapter.name,
             "first_frame": None if request.first_frame is None else request.first_frame.name,
-            "steps": self.preset.steps if request.steps is None else request.steps,
+            "steps": self._steps(request),
             "guidance": self.preset.guidance if request.guidance is None else request.guidance,
             "num_frames": self.preset.num_frames,
             "fps": self.preset.fps,

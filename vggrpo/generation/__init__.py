@@ -2,5 +2,6 @@
 
 from vggrpo.generation.request import GenerateRequest, Progress
 from vggrpo.generation.studio import Studio
+from vggrpo.policy.guidance import RewardGuidance
 
-__all__ = ["GenerateRequest", "Progress", "Studio"]
+__all__ = ["GenerateRequest", "Progress", "RewardGuidance", "Studio"]

@@ -4,50 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import WanPipeline, WanTransformer3DModel
 from torch import Tensor
 
+from tests.policy.small_pipeline import SMALL
 from vggrpo.policy import sampling
 from vggrpo.policy.backbone import TextConditioner, load_transformer, predict_velocity
 from vggrpo.policy.sampling import Conditions, draw_noise, guided_velocity, sample_ode
 from vggrpo.policy.schedule import noise_grid, shift_noise
-from vggrpo.pretraining.text import build_tokenizer
-from vggrpo.pretraining.vae import VaeArchitecture
-from vggrpo.pretraining.video import VideoArchitecture
 from vggrpo.runtime.errors import UserError
 
 CPU = torch.device("cpu")
-SMALL = VideoArchitecture(
-    num_attention_heads=2,
-    attention_head_dim=12,
-    num_layers=2,
-    ffn_dim=32,
-    latent_channels=4,
-    text_dim=32,
-    text_layers=1,
-)
 PROMPT = "a red cube on a grey striped floor, the camera orbits left"
-
-
-@pytest.fixture(scope="module")
-def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A genuine pipeline with random weights, written as ``pretrain video`` writes it."""
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer(SMALL.max_tokens)
-    vae: AutoencoderKLWan = VaeArchitecture(base_dim=8, decoder_base_dim=8, z_dim=4, dim_mult=(1, 1, 1)).build()
-    transformer = SMALL.build_transformer()
-    # The output layer starts at zero in some versions; a velocity of zero would prove nothing.
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
-    folder = tmp_path_factory.mktemp("pipeline")
-    WanPipeline(
-        tokenizer=tokenizer,
-        text_encoder=SMALL.build_text_encoder(tokenizer),
-        vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        transformer=transformer,
-        expand_timesteps=True,
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

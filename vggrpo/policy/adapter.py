@@ -1,7 +1,7 @@
 """The policy's trainable part: a LoRA on the diffusers transformer. The reference policy is the adapter switched off.
 
-The adapter's weights are fp32 whatever the base is held in: updates of 1e-4 relative would vanish in bf16. peft casts
-a layer's input up for the low-rank product and its sum down to the base's dtype.
+While it is trained its weights are fp32 whatever the base is held in: updates of 1e-4 relative would vanish in bf16.
+peft casts a layer's input up for the low-rank product and the sum down to the base's dtype.
 """
 
 import os
@@ -17,6 +17,7 @@ from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from vggrpo.runtime.errors import UserError
@@ -113,7 +114,9 @@ def save_adapter(transformer: WanTransformer3DModel, folder: Path) -> Path:
 def load_adapter(transformer: WanTransformer3DModel, path: Path, *, trainable: bool = False) -> None:
     """Put a LoRA in diffusers' format on the transformer; take it off with ``remove_adapter``. Raises a UserError.
 
-    ``trainable``: freeze the base and train on from this adapter, in fp32. Raises ValueError when one is on already.
+    As with ``WanPipeline.load_lora_weights`` its weights take the base's dtype, so that both make the same video.
+    ``trainable``: the base is frozen, and the adapter is trained on from the file's own fp32 numbers. Raises ValueError
+    when an adapter is on already.
     """
     _require_bare(transformer)
     file = path / LORA_WEIGHT_NAME_SAFE if path.is_dir() else path
@@ -130,9 +133,10 @@ def load_adapter(transformer: WanTransformer3DModel, path: Path, *, trainable: b
         remove_adapter(transformer)
         reason = str(error).splitlines()[0]
         raise UserError(f"{file} does not fit this video model ({reason}).") from error
+    transformer.requires_grad_(requires_grad=False)
     if trainable:
-        transformer.requires_grad_(requires_grad=False)
         _make_trainable(transformer)
+        _restore(transformer, file)
 
 
 def remove_adapter(transformer: WanTransformer3DModel) -> None:
@@ -152,6 +156,14 @@ def _make_trainable(transformer: WanTransformer3DModel) -> None:
     for parameter in adapter_parameters(transformer).values():
         parameter.data = parameter.data.float()
         parameter.requires_grad = True
+
+
+def _restore(transformer: WanTransformer3DModel, file: Path) -> None:
+    """The file's numbers as they are: loading rounds them to the base's dtype."""
+    parameters = adapter_parameters(transformer)
+    for name, tensor in load_file(file).items():
+        layer, matrix, _ = name.removeprefix("transformer.").rsplit(".", 2)
+        parameters[f"{layer}.{matrix}.{LOADED}.weight"].data.copy_(tensor)
 
 
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:

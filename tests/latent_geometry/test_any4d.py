@@ -191,8 +191,8 @@ def test_offsets_are_the_frames_of_a_longer_video(debug_model: Any4D) -> None:
     """With every offset given, nothing changes; with another one, the order that the model sees does."""
     images = torch.rand(1, 3, 3, 32, 32)
     plain = debug_model(images)
-    same = debug_model(images, selection=FrameSelection(offsets=torch.arange(3)))
-    other = debug_model(images, selection=FrameSelection(offsets=torch.tensor([0, 1, 5])))
+    same = debug_model(images, selection=FrameSelection(offsets=torch.arange(3)[None]))
+    other = debug_model(images, selection=FrameSelection(offsets=torch.tensor([[0, 1, 5]])))
     assert torch.equal(plain.cam_trans, same.cam_trans)
     assert not torch.allclose(plain.cam_trans, other.cam_trans)
 

@@ -24,7 +24,7 @@ FRAMES = np.array([2, 6, 12])
 @pytest.fixture(scope="module")
 def batch() -> GeometryBatch:
     clips = [select_frames(make_clip(seed, height=64, width=64, jitter=True), FRAMES) for seed in (0, 3, 5)]
-    return make_batch(clips, frames=FRAMES, dense=NO_FRAMES, total=17)
+    return make_batch(clips, frames=np.tile(FRAMES, (3, 1)), dense=NO_FRAMES, total=17)
 
 
 def test_places_are_projections_into_the_reference_frame(batch: GeometryBatch) -> None:

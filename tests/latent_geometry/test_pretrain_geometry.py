@@ -42,7 +42,7 @@ def clips() -> list[WorldClip]:
 
 def batch_of(clips: list[WorldClip], *, frames: np.ndarray, dense: np.ndarray) -> GeometryBatch:
     chosen = [select_frames(clip, frames) for clip in clips]
-    return make_batch(chosen, frames=frames, dense=dense, total=17)
+    return make_batch(chosen, frames=np.tile(frames, (len(clips), 1)), dense=dense, total=17)
 
 
 def perfect_output(batch: GeometryBatch) -> Any4DOutput:
@@ -96,14 +96,14 @@ def test_frames_run_both_ways() -> None:
 def test_batch_is_anchored_on_its_first_frame_and_still_consistent(clips: list[WorldClip]) -> None:
     batch = batch_of(clips[:2], frames=np.array([3, 4, 9]), dense=np.array([0, 2]))
     assert_consistent(batch)
-    assert batch.offsets.tolist() == [0, 1, 6]
+    assert batch.offsets.tolist() == [[0, 1, 6], [0, 1, 6]]
     assert torch.equal(batch.images[0, 1].permute(1, 2, 0) * 255, torch.from_numpy(clips[0].rgb[4]).float())
 
 
 def test_backwards_the_last_frame_is_the_world(clips: list[WorldClip]) -> None:
     batch = batch_of(clips[:2], frames=np.array([9, 4, 3]), dense=np.array([], dtype=np.int64))
     assert_consistent(batch)
-    assert batch.offsets.tolist() == [0, 5, 6]
+    assert batch.offsets.tolist() == [[0, 5, 6], [0, 5, 6]]
 
 
 def test_a_mirrored_batch_is_a_world_of_its_own(clips: list[WorldClip]) -> None:

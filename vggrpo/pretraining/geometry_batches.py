@@ -18,7 +18,9 @@ BLUR_SHARE = 0.3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeometryBatch:
-    """B clips of N chosen frames each: images in [0, 1] and the truth, in the camera of the first chosen frame.
+    """B clips of N chosen frames each: images in [0, 1] and the truth, in the camera of the clip's first chosen frame.
+
+    Every clip has its own frames: a batch in which all cameras move alike far teaches much slower (measured).
 
     ``offsets`` are the chosen frames' distances from the first, in frames; ``dense`` those (as indices into N) that get
     dense losses. ``flow_known`` marks frames whose flow can be told from the chosen frames: the next one is among them,
@@ -28,9 +30,9 @@ class GeometryBatch:
     images: Float[Tensor, "B N 3 H W"]
     truth: SceneGeometry
     moving: Bool[Tensor, "B N H W"]
-    offsets: Int[Tensor, " N"]
+    offsets: Int[Tensor, "B N"]
     dense: Int[Tensor, " M"]
-    flow_known: Bool[Tensor, " N"]
+    flow_known: Bool[Tensor, "B N"]
 
 
 def choose_frames(rng: np.random.Generator, *, total: int, count: int) -> Int[np.ndarray, " count"]:
@@ -56,9 +58,10 @@ def known_flow(frames: Int[np.ndarray, " N"], *, total: int) -> Bool[np.ndarray,
 
 
 def make_batch(
-    clips: Sequence[WorldClip], *, frames: Int[np.ndarray, " N"], dense: Int[np.ndarray, " M"], total: int
+    clips: Sequence[WorldClip], *, frames: Int[np.ndarray, "B N"], dense: Int[np.ndarray, " M"], total: int
 ) -> GeometryBatch:
     """Batch clips of N frames, which are ``frames`` of ``total``, their truth re-anchored on the first of them."""
+    known = np.stack([known_flow(row, total=total) for row in frames])
     rgb = torch.from_numpy(np.stack([clip.rgb for clip in clips]))
     moving = torch.from_numpy(np.stack([clip.moving for clip in clips]))
     scenes = [anchor_on_first(clip.geometry.to_scene()) for clip in clips]
@@ -68,9 +71,9 @@ def make_batch(
         images=rgb.permute(0, 1, 4, 2, 3).float() / 255,
         truth=truth,
         moving=moving,
-        offsets=torch.from_numpy(np.abs(frames - frames[0])),
+        offsets=torch.from_numpy(np.abs(frames - frames[:, :1])),
         dense=torch.from_numpy(dense),
-        flow_known=torch.from_numpy(known_flow(frames, total=total)),
+        flow_known=torch.from_numpy(known),
     )
 
 

@@ -143,7 +143,7 @@ def flow_losses(
     true = batch.truth.scene_flow.index_select(1, batch.dense) / scale[:, None, None, None, None]
     estimated = output.scene_flow / factor[:, None, None, None, None]
     moving = batch.moving.index_select(1, batch.dense)
-    known = batch.flow_known.index_select(0, batch.dense)[None, :, None, None]
+    known = batch.flow_known.index_select(1, batch.dense)[:, :, None, None]
     valid = batch.truth.valid.index_select(1, batch.dense) & known
     error = softened(estimated - true, beta=FLOW_SOFTENING)
     return {"flow_moving": mean_over(error, valid & moving), "flow_static": mean_over(error, valid & ~moving)}

@@ -73,7 +73,7 @@ def token_truth(batch: GeometryBatch, *, patch_size: int) -> TokenTruth:
     rows, columns = (torch.arange(length)[middle] + 0.5 for length in (height, width))
     own = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1) / patch_size
     scale = scene_scale(truth.depth, valid=truth.valid)
-    known = truth.valid[:, :, middle, middle] & batch.flow_known[None, :, None, None]
+    known = truth.valid[:, :, middle, middle] & batch.flow_known[:, :, None, None]
     return TokenTruth(
         place=(pixels / patch_size).flatten(2, 3),
         seen=seen.flatten(2),

@@ -38,12 +38,13 @@ FULL_PRECISION_PREFIXES = ("pose_head.", "scale_head.")
 class FrameSelection:
     """Which frames a training step looks at.
 
-    ``offsets``: frame numbers relative to the first frame given, where frames were left out (None: consecutive).
+    ``offsets``: frame numbers of each clip relative to the first frame given, where frames were left out (None:
+    consecutive).
     ``dense``: the frames (indices into those given) that get dense outputs (None: all, empty: none); the others cost no
     DPT.
     """
 
-    offsets: Int[Tensor, " N"] | None = None
+    offsets: Int[Tensor, "B N"] | None = None
     dense: Int[Tensor, " M"] | None = None
 
 

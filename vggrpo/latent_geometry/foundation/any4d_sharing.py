@@ -45,9 +45,9 @@ class AlternatingAttention(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=NORM_EPSILON)
 
     def view_encoding(
-        self, tokens: Float[Tensor, "B N patches D"], *, offsets: Int[Tensor, " N"] | None
-    ) -> Float[Tensor, "1 N 1 D"]:
-        """Encoding of every view: row ``offsets[i]`` of the table, zero for views beyond a table of one row.
+        self, tokens: Float[Tensor, "B N patches D"], *, offsets: Int[Tensor, "B N"] | None
+    ) -> Float[Tensor, "#B N 1 D"]:
+        """Encoding of every view: row ``offsets[b, i]`` of the table, zero for views beyond a table of one row.
 
         Raises:
             ValueError: a table of several rows has fewer rows than the video needs.
@@ -55,20 +55,20 @@ class AlternatingAttention(nn.Module):
         views = tokens.shape[1]
         table = self.view_pos_table.to(tokens.dtype)
         if table.shape[0] == 1:
-            encoding = torch.cat([table, table.new_zeros(views - 1, table.shape[1])])
+            encoding = torch.cat([table, table.new_zeros(views - 1, table.shape[1])])[None]
         else:
-            rows = torch.arange(views, device=tokens.device) if offsets is None else offsets
+            rows = torch.arange(views, device=tokens.device)[None] if offsets is None else offsets
             if int(rows.max()) >= table.shape[0]:
                 raise ValueError(f"frame {int(rows.max())} is beyond the {table.shape[0]} frames this model can order")
             encoding = table[rows]
-        return encoding[None, :, None]
+        return encoding[:, :, None]
 
     def forward(
         self,
         features: Float[Tensor, "B N patches C"],
         scale_token: Float[Tensor, " C"],
         *,
-        offsets: Int[Tensor, " N"] | None = None,
+        offsets: Int[Tensor, "B N"] | None = None,
     ) -> SharedFeatures:
         """Share information; ``offsets`` are frame numbers relative to view 0 where frames were left out."""
         batch, views, patches, _ = features.shape

@@ -1,10 +1,12 @@
 """What each command takes. The texts here are what ``--help`` shows; nothing heavy is imported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional, arg, subcommand
+
+from vggrpo.grpo.config import GrpoConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +84,36 @@ class Examples(Command):
     """See `presets`."""
     only: tuple[str, ...] = ()
     """Names of the examples to make; all if not given."""
+    pairs: bool = False
+    """Make the pairs instead, base against `--adapter`, in the subfolder pairs."""
+    adapter: Path | None = None
+    """The adapter of the pairs' tuned side."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compare(Command):
+    """Rewards with and without an adapter at the same prompts and seeds: paired differences with their intervals."""
+
+    out: Path
+    """Folder for comparison.json."""
+    adapter: Path | None = None
+    """The tuned side's LoRA: a .safetensors file or a folder that `train` wrote."""
+    other_adapter: Path | None = None
+    """A LoRA for the base side, to compare two adapters; the base model if not given."""
+    prompts: Path | None = None
+    """A text file with one prompt a line; seeds count up from --seed."""
+    count: int | None = None
+    """This many captions of worlds that no training has seen, from world --seed on, instead of --prompts."""
+    seed: int = 0
+    """The first seed; both sides start from the same noise."""
+    preset: str = "tiny"
+    """See `presets`."""
+    steps: int | None = None
+    """Denoising steps; the preset's if not given."""
+    guidance: float | None = None
+    """Guidance scale on both sides, 1 is off; the preset's if not given."""
+    batch: int = 4
+    """Videos denoised together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,12 +206,37 @@ class TrainLgm(PretrainCommand):
     """Clips that the video model generates to align on."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train(Command):
+    """Figure (b): fine-tune the video model's adapter with VGGRPO. Defaults are the preset's, shown by
+    `train --preset NAME --help`; `accelerate launch -m vggrpo train …` runs it on several GPUs or nodes."""
+
+    out: Path
+    """The run folder: checkpoints, metrics, samples, and the finished adapter in its subfolder adapter."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder, with the settings that it was started with."""
+    config: Path | None = None
+    """A YAML file of the settings below, for example the config.yaml of another run; other flags go before it."""
+    settings: Annotated[GrpoConfig, arg(name="")] = field(default_factory=GrpoConfig)
+    """The settings."""
+
+
 AnyCommand = (
     Annotated[Generate, subcommand("generate")]
     | Annotated[Score, subcommand("score")]
     | Annotated[Presets, subcommand("presets")]
     | Annotated[Pretrain, subcommand("pretrain")]
     | Annotated[TrainLgm, subcommand("train-lgm")]
+    | Annotated[Compare, subcommand("compare")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Examples, subcommand("examples")]
 )
+
+
+def with_train(settings: GrpoConfig) -> Any:
+    """All commands; ``settings`` are what `train` takes where no flag says otherwise (and what its help shows)."""
+    defaults = ("settings", Annotated[GrpoConfig, arg(name="")], field(default=settings))
+    train = make_dataclass(
+        "Train", [defaults], bases=(Train,), namespace={"__doc__": Train.__doc__}, frozen=True, kw_only=True
+    )
+    return AnyCommand | Annotated[train, subcommand("train")]

@@ -11,6 +11,7 @@ import tyro
 
 from vggrpo.cli import commands
 from vggrpo.cli.terminal import Outcome, note, show
+from vggrpo.cli.train_settings import starting_settings
 from vggrpo.runtime.errors import Cancelled, UserError
 
 PROGRAM = "python -m vggrpo"
@@ -24,9 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("DIFFUSERS_VERBOSITY", "error"), ("TQDM_DISABLE", "1")):
         os.environ.setdefault(name, value)
     try:
-        command = _parse(sys.argv[1:] if argv is None else argv)
+        command = _parse(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else MISUSED
+    except UserError as error:
+        note(f"error: {error}")
+        return MISUSED
     with _TerminatedCleanly():
         try:
             show(_run(command), as_json=command.json)
@@ -62,14 +66,14 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(_TERMINATED)
 
 
-def _parse(argv: Sequence[str]) -> commands.Command:
+def _parse(argv: list[str]) -> commands.Command:
     """The command and its options. tyro prints help and mistakes, and exits with 0 or 2.
 
     It reads unions as subcommands, which no type checker takes for a type.
     """
-    parsed = tyro.cli(
-        commands.AnyCommand,
-        args=list(argv),
+    parsed: commands.Command | commands.Pretrain = tyro.cli(
+        commands.with_train(starting_settings(argv)),
+        args=argv,
         prog=PROGRAM,
         description="VGGRPO Studio: world-consistent text-to-video, judged by its 4D geometry.",
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs),
@@ -87,6 +91,14 @@ def _run(command: commands.Command) -> Outcome:
         from vggrpo.cli import inference
 
         return inference.run(command)
+    if isinstance(command, commands.Compare):
+        from vggrpo.cli import comparing
+
+        return comparing.run(command)
+    if isinstance(command, commands.Train):
+        from vggrpo.cli import tuning
+
+        return tuning.run(command)
     from vggrpo.cli import training
 
     return training.run(command)

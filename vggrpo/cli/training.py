@@ -19,6 +19,8 @@ from vggrpo.cli.commands import (
 from vggrpo.cli.terminal import Outcome, note
 from vggrpo.latent_geometry.stitching import AlignedClip
 from vggrpo.latents import VideoVAE
+from vggrpo.runtime.checkpoint_folder import checkpoint_folders
+from vggrpo.runtime.config_file import write_config
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import require_writable
 from vggrpo.runtime.training import LoopConfig, TrainingResult
@@ -61,7 +63,7 @@ def _vae(command: PretrainVae) -> Outcome:
 
     training = VaeTraining()
     training = replace(training, loop=_loop(training.loop, command))
-    require_writable(command.out)
+    _begin(command, training)
     return _outcome(pretrain_vae(training, command.out, resume=command.resume), command.out)
 
 
@@ -71,7 +73,7 @@ def _video(command: PretrainVideo) -> Outcome:
     _require_folder(command.vae, made_by="pretrain vae")
     training = VideoTraining(vae=command.vae)
     training = replace(training, loop=_loop(training.loop, command))
-    require_writable(command.out)
+    _begin(command, training)
     return _outcome(pretrain_video(training, command.out, resume=command.resume), command.out)
 
 
@@ -79,7 +81,7 @@ def _geometry(command: PretrainGeometry) -> Outcome:
     from vggrpo.pretraining.geometry import TINY_TRAINING, pretrain_geometry
 
     training = replace(TINY_TRAINING, loop=_loop(TINY_TRAINING.loop, command))
-    require_writable(command.out)
+    _begin(command, training)
     return _outcome(pretrain_geometry(training, out=command.out, resume=command.resume), command.out)
 
 
@@ -118,6 +120,7 @@ def _train_lgm(command: TrainLgm) -> Outcome:
     data = AlignmentData(world=world, generated=_generated_clips(command, vae))
     connector = ConnectorConfig(latent_channels=vae.model.config["z_dim"], token_dim=teacher.token_dim)
     training = LgmTraining(connector=connector, loop=loop)
+    _begin(command, training)
     return _outcome(train_lgm(teacher, data, training=training, out=command.out, resume=command.resume), command.out)
 
 
@@ -150,6 +153,13 @@ def _loop(loop: LoopConfig, command: PretrainCommand) -> LoopConfig:
     if command.steps is not None and command.steps < 1:
         raise UserError(f"{command.steps} training steps were asked for; give at least 1.")
     return replace(loop, seed=command.seed, steps=loop.steps if command.steps is None else command.steps)
+
+
+def _begin(command: PretrainVae | PretrainVideo | PretrainGeometry | TrainLgm, training: object) -> None:
+    """Write the run folder's ``config.yaml``, unless the folder holds a run that is not to be gone on with."""
+    require_writable(command.out)
+    if command.resume or not checkpoint_folders(command.out):
+        write_config(command.out, training)
 
 
 def _require_folder(folder: Path, *, made_by: str) -> None:

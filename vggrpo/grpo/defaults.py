@@ -6,7 +6,7 @@ Names only: what a preset is, this layer does not know. A preset without a row t
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from vggrpo.grpo.config import GrpoConfig
+from vggrpo.grpo.config import GrpoConfig, RewardWeights
 
 # A group of 8 is the smallest with a steady mean (reference flow_grpo.md 6.1). Rollouts are guided, because the
 # embedded model's unguided videos are too poor to compare. No gradient checkpointing: the activations of 8 clips fit.
@@ -25,7 +25,8 @@ _TINY: Mapping[str, object] = MappingProxyType(
         "samples": 2,
     }
 )
-# For tests, where an iteration must take a fraction of a second.
+# For tests, where an iteration must take a fraction of a second. Random geometry is never consistent enough to be
+# measured, so that reward has no weight here.
 _TINY_DEBUG: Mapping[str, object] = MappingProxyType(
     {
         **_TINY,
@@ -39,6 +40,7 @@ _TINY_DEBUG: Mapping[str, object] = MappingProxyType(
         "lora_rank": 4,
         "lora_alpha": 8.0,
         "training_captions": 16,
+        "weights": RewardWeights(geometry_consistency=0.0, scene_smoothness=1.0),
         "checkpoint_every": 1,
         "refresh_steps": 2,
         "refresh_clips": 2,

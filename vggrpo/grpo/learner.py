@@ -143,7 +143,8 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Adapter, average and optimiser moments by name, for a checkpoint."""
-        tensors = {f"adapter/{name}": parameter.detach() for name, parameter in self._parameters.items()}
+        # Copies: `averaged` writes over the parameters in place.
+        tensors = {f"adapter/{name}": parameter.detach().clone() for name, parameter in self._parameters.items()}
         tensors |= {f"average/{name}": average for name, average in self._average.items()}
         for name, parameter in self._parameters.items():
             moments = self._optimiser.state.get(parameter, {})

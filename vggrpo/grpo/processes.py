@@ -37,7 +37,8 @@ class Processes:
         for tracker in trackers:
             if find_spec(tracker) is None:
                 raise UserError(f"The tracker {tracker} is not installed: pip install {tracker}, or leave it out.")
-        accelerator = Accelerator(cpu=device.type == "cpu", log_with=list(trackers), project_dir=out / "trackers")
+        on_cpu = device.type == "cpu"
+        accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=out / "trackers")
         return cls(accelerator=accelerator)
 
     @property

@@ -37,6 +37,11 @@ class Generate(Command):
     """An image to start from."""
     adapter: Path | None = None
     """A LoRA that `train` wrote: a .safetensors file or its folder."""
+    reward_guidance: float | None = None
+    """Scale of latent reward guidance (try 10): rewards steer the sampling, nothing is trained; off if not given. The
+    unguided video of the same seed is denoised too, so that the manifest can tell the rewards before and after."""
+    reward_guidance_every: int | None = None
+    """Guide every n-th denoising step; 2 if not given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,16 +67,18 @@ class Presets(Command):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bench(Command):
-    """Time every phase of a command on this machine, first run and warm."""
+    """Time the phases of a command on this machine."""
 
-    what: Positional[Literal["generate"]]
-    """What to time."""
+    what: Positional[Literal["generate", "reward"]]
+    """generate: first run and warm. reward: read from latents against read from the decoded video, with memory."""
     preset: str = "tiny"
     """See `presets`."""
     steps: int | None = None
     """Denoising steps; the preset's if not given."""
     repeats: int = 2
     """Warm runs; the fastest one is shown."""
+    videos: int = 4
+    """Videos whose rewards are computed together (reward only)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,19 +3,23 @@
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from vggrpo.cli.commands import Bench, Examples, Generate, Score
-from vggrpo.cli.examples import chosen_examples, folder_of, thin
+from vggrpo.cli.examples import PAIRS, PAIRS_FOLDER, adapter_name, chosen_examples, folder_of, thin, thin_pair_side
+from vggrpo.cli.reward_bench import BENCH_PROMPT, bench_reward
 from vggrpo.cli.terminal import Outcome, PhaseProgress, note, rewards_table
 from vggrpo.presets import get_preset
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import require_writable
 from vggrpo.runtime.run_folder import RunFolder
 
-BENCH_PROMPT = "a red sphere and a blue cube on a grey checkered floor, the camera orbits left"
+if TYPE_CHECKING:
+    from vggrpo.generation import RewardGuidance
 
 
 def run(command: Generate | Score | Bench | Examples) -> Outcome:
@@ -24,11 +28,17 @@ def run(command: Generate | Score | Bench | Examples) -> Outcome:
         return _generate(command)
     if isinstance(command, Score):
         return _score(command)
-    return _bench(command) if isinstance(command, Bench) else _examples(command)
+    if isinstance(command, Examples):
+        return _examples(command)
+    if command.what == "reward":
+        return bench_reward(command)
+    return _bench(command)
 
 
 def _generate(command: Generate) -> Outcome:
     """Everything that can be wrong with the request is said before a model is loaded."""
+    if command.reward_guidance is None and command.reward_guidance_every is not None:
+        raise UserError("--reward-guidance-every needs --reward-guidance SCALE, for example 10.")
     get_preset(command.preset)
     require_writable(command.out.parent)
     with PhaseProgress() as progress:
@@ -43,13 +53,38 @@ def _generate(command: Generate) -> Outcome:
             guidance=command.guidance,
             first_frame=command.first_frame,
             adapter=command.adapter,
+            reward_guidance=_reward_guidance(command),
         )
         studio = Studio.load(command.preset)
         unknown = studio.unknown_words(command.prompt)
         finished = studio.generate(request, command.out, on_progress=progress.show)
     if unknown:
         note(f"note: the model has never seen: {', '.join(unknown)}")
-    return _outcome(finished, unknown_words=unknown)
+    guidance = finished.manifest().get("reward_guidance")
+    if isinstance(guidance, Mapping):
+        note(f"note: {describe_guidance(guidance)}")
+    return _outcome(finished, unknown_words=unknown, reward_guidance=guidance)
+
+
+def _reward_guidance(command: Generate) -> "RewardGuidance | None":
+    """The settings of both flags; None where rewards do not guide."""
+    from vggrpo.generation import RewardGuidance
+
+    if command.reward_guidance is None:
+        return None
+    if command.reward_guidance_every is None:
+        return RewardGuidance(scale=command.reward_guidance)
+    return RewardGuidance(scale=command.reward_guidance, every=command.reward_guidance_every)
+
+
+def describe_guidance(entry: Mapping[str, object]) -> str:
+    """The manifest's entry in one line: the reward at this seed without guidance, and with it."""
+    before, after = (entry[side] for side in ("before", "after"))
+    assert isinstance(before, Mapping), "the studio writes an object"
+    assert isinstance(after, Mapping), "the studio writes an object"
+    numbers = [f"{value:.4f}" if isinstance(value, float) else "–" for value in (before["reward"], after["reward"])]
+    steps = f"{entry['guided_steps']} steps guided, {entry['skipped_steps']} without a usable gradient"
+    return f"guiding reward {numbers[0]} without, {numbers[1]} with guidance ({steps})"
 
 
 def _score(command: Score) -> Outcome:
@@ -153,6 +188,10 @@ def _bench_table(result: Mapping[str, object]) -> Table:
 
 def _examples(command: Examples) -> Outcome:
     """Every example from one loaded studio."""
+    if command.pairs:
+        return _pairs(command)
+    if command.adapter is not None:
+        raise UserError("--adapter belongs to --pairs: single examples are of the base model.")
     examples = chosen_examples(command.only)
     get_preset(command.preset)
     require_writable(command.out)
@@ -169,3 +208,38 @@ def _examples(command: Examples) -> Outcome:
             thin(finished)
             made[example.name] = str(finished.path)
     return Outcome(result={"examples": made}, shown="\n".join(made.values()))
+
+
+def _pairs(command: Examples) -> Outcome:
+    """Every pair, base against one adapter, from one loaded studio."""
+    chosen = chosen_examples(command.only, among=PAIRS)
+    if command.adapter is None:
+        raise UserError("--pairs needs --adapter: a .safetensors file or a folder that train wrote.")
+    get_preset(command.preset)
+    require_writable(command.out)
+    with PhaseProgress() as progress:
+        progress.phase("load")
+        from vggrpo.generation import GenerateRequest, Studio
+        from vggrpo.generation.pair import SIDES, PairRequest, generate_pair
+
+        studio = Studio.load(command.preset)
+        made = {}
+        for example in chosen:
+            progress.phase(example.name)
+            base = GenerateRequest(prompt=example.prompt, preset=command.preset, seed=example.seed)
+            pair = generate_pair(
+                studio,
+                PairRequest(
+                    base=base,
+                    tuned=replace(base, adapter=command.adapter),
+                    base_label="Base model",
+                    tuned_label=adapter_name(command.adapter),
+                ),
+                command.out / PAIRS_FOLDER / example.name,
+                on_progress=lambda *_: None,
+                should_stop=lambda: False,
+            )
+            for side in SIDES:
+                thin_pair_side(pair.run(side))
+            made[example.name] = str(pair.path)
+    return Outcome(result={"pairs": made}, shown="\n".join(made.values()))

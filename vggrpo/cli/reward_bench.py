@@ -1,0 +1,220 @@
+"""``bench reward``: what rewards cost when they are read from latents, and when a video is decoded for them.
+
+Both routes judge the same latents in one run. Times are the fastest of some runs after a first one; memory is the
+weights that the route needs plus the most that its tensors take at once.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.table import Table
+
+from vggrpo.cli.commands import Bench
+from vggrpo.cli.terminal import Outcome, PhaseProgress
+from vggrpo.presets import get_preset
+from vggrpo.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from vggrpo.generation import Studio
+    from vggrpo.types import Latents
+
+BENCH_PROMPT = "a red sphere and a blue cube on a grey checkered floor, the camera orbits left"
+MAX_VIDEOS = 64
+PHASES = ("decode", "geometry", "judge")
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of the phases that were timed since ``clear``."""
+
+    device: "torch.device"
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def timed(self, phase: str, work: Callable[[Given], Made]) -> Callable[[Given], Made]:
+        """``work``, with its time added to a phase."""
+
+        def run(given: Given) -> Made:
+            began = self.now()
+            made = work(given)
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + self.now() - began
+            return made
+
+        return run
+
+    def now(self) -> float:
+        """The time when everything that was started is done: a GPU works on after a call returns."""
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One way to rewards: ``score`` with its phases on the stopwatch, and the MiB of the models it needs."""
+
+    name: str
+    score: Callable[["Latents"], "dict[str, Tensor]"]
+    stopwatch: Stopwatch
+    weights_mb: float
+
+    def time(self, latents: "Latents") -> dict[str, float]:
+        """Seconds of one run by phase, and in all."""
+        self.stopwatch.seconds.clear()
+        began = self.stopwatch.now()
+        self.score(latents)
+        total = self.stopwatch.now() - began
+        phases = dict(self.stopwatch.seconds)
+        return phases | {"judge": total - sum(phases.values()), "total": total}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteCost:
+    """What a route took for all videos, and the means of what it found (None: no video could be judged)."""
+
+    phases: dict[str, float]
+    seconds: float
+    weights_mb: float
+    tensors_mb: float
+    rewards: dict[str, float | None]
+
+    @property
+    def peak_mb(self) -> float:
+        """Weights and tensors together."""
+        return self.weights_mb + self.tensors_mb
+
+    def to_json(self) -> dict[str, object]:
+        """Rounded to what was measured."""
+        return {
+            "seconds": round(self.seconds, 4),
+            "phases": {phase: round(seconds, 4) for phase, seconds in self.phases.items()},
+            "weights_mb": round(self.weights_mb, 1),
+            "tensors_mb": round(self.tensors_mb, 1),
+            "peak_mb": round(self.peak_mb, 1),
+            "rewards": self.rewards,
+        }
+
+
+def bench_reward(command: Bench) -> Outcome:
+    """Time and peak memory of both routes, and their ratio."""
+    if command.repeats < 1:
+        raise UserError(f"{command.repeats} warm runs were asked for; give at least 1.")
+    if not 1 <= command.videos <= MAX_VIDEOS:
+        raise UserError(f"{command.videos} videos were asked for; give 1 to {MAX_VIDEOS}.")
+    get_preset(command.preset)
+    with PhaseProgress() as progress:
+        progress.phase("load")
+        import torch
+
+        from vggrpo.generation import GenerateRequest, Studio
+        from vggrpo.generation.batch import denoise_batch
+
+        studio = Studio.load(command.preset)
+        progress.phase("denoise")
+        request = GenerateRequest(prompt=BENCH_PROMPT, preset=command.preset, steps=command.steps)
+        latents = denoise_batch(studio, [replace(request, seed=seed) for seed in range(command.videos)])
+        latent, rgb = (
+            measure_route(route, latents, repeats=command.repeats, progress=progress)
+            for route in make_routes(studio, micro_batch=command.videos)
+        )
+    result = {
+        "preset": command.preset,
+        "videos": command.videos,
+        "device": str(studio.models.device),
+        "threads": torch.get_num_threads(),
+        "latent": latent.to_json(),
+        "rgb": rgb.to_json(),
+        "ratio": {
+            "seconds": round(latent.seconds / rgb.seconds, 4),
+            "peak_mb": round(latent.peak_mb / rgb.peak_mb, 4),
+        },
+    }
+    title = f"rewards of {command.videos} videos, {command.preset}, {result['device']}, {result['threads']} threads"
+    return Outcome(result=result, shown=_table(latent, rgb, title=title))
+
+
+def make_routes(studio: "Studio", *, micro_batch: int) -> tuple[Route, Route]:
+    """The latent and the RGB route over a studio's models."""
+    from vggrpo.grpo.reward_space import LatentRewards, RgbRewards
+    from vggrpo.runtime.allocation import weights_mb
+
+    models = studio.models
+    latent, rgb = Stopwatch(models.device), Stopwatch(models.device)
+    by_latents = LatentRewards(
+        latent_geometry=latent.timed("geometry", models.latent_geometry), micro_batch=micro_batch
+    )
+    by_video = RgbRewards(
+        decode=rgb.timed("decode", studio.vae.decode_normalised),
+        geometry=rgb.timed("geometry", studio.geometry_from_video),
+        micro_batch=micro_batch,
+    )
+    return (
+        Route(name="latent", score=by_latents.score, stopwatch=latent, weights_mb=weights_mb(models.latent_geometry)),
+        Route(
+            name="rgb", score=by_video.score, stopwatch=rgb, weights_mb=weights_mb(studio.vae.model, models.geometry)
+        ),
+    )
+
+
+def measure_route(route: Route, latents: "Latents", *, repeats: int, progress: PhaseProgress) -> RouteCost:
+    """Rewards, seconds and memory of a route; its first run pays for what is made once, and is not timed."""
+    from vggrpo.runtime.allocation import peak_allocation_mb
+
+    progress.phase(f"{route.name}: first run")
+    rewards = route.score(latents)
+    runs = []
+    for index in range(repeats):
+        progress.phase(f"{route.name}: run {index + 1} of {repeats}")
+        runs.append(route.time(latents))
+    fastest = min(runs, key=lambda run: run["total"])
+    progress.phase(f"{route.name}: memory")
+    return RouteCost(
+        phases={phase: fastest[phase] for phase in PHASES if phase in fastest},
+        seconds=fastest["total"],
+        weights_mb=route.weights_mb,
+        tensors_mb=peak_allocation_mb(lambda: route.score(latents), device=route.stopwatch.device),
+        rewards={name: _mean(values) for name, values in rewards.items()},
+    )
+
+
+def _mean(values: "Tensor") -> float | None:
+    """Over the videos that could be judged."""
+    judged = values[values.isfinite()]
+    return round(judged.mean().item(), 6) if len(judged) else None
+
+
+def _table(latent: RouteCost, rgb: RouteCost, *, title: str) -> Table:
+    """Both routes side by side."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("latent", "rgb", "latent / rgb"):
+        table.add_column(heading, justify="right")
+    for phase in PHASES:
+        sides = (latent.phases.get(phase), rgb.phases.get(phase))
+        table.add_row(f"{phase}, s", *(_shown(side, digits=3) for side in sides), _ratio(*sides))
+    table.add_row("total, s", f"{latent.seconds:.3f}", f"{rgb.seconds:.3f}", _ratio(latent.seconds, rgb.seconds))
+    for name, label in (("weights_mb", "weights, MiB"), ("tensors_mb", "tensors, MiB"), ("peak_mb", "peak, MiB")):
+        sides = (getattr(latent, name), getattr(rgb, name))
+        table.add_row(label, *(_shown(side, digits=1) for side in sides), _ratio(*sides))
+    table.add_section()
+    for name, value in latent.rewards.items():
+        values = (_shown(side, digits=4) for side in (value, rgb.rewards[name]))
+        table.add_row(f"mean {name.replace('_', ' ')}", *values, "")
+    return table
+
+
+def _shown(value: float | None, *, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _ratio(latent: float | None, rgb: float | None) -> str:
+    return f"{latent / rgb:.3f}" if latent is not None and rgb else "–"

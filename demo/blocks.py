@@ -8,8 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from demo.compare_service import CompareService
 from demo.panels.about import about_figures, build_about
+from demo.panels.compare import ComparePanel, build_compare, model_choices, wire_compare_opening
+from demo.panels.compare_endpoints import build_compare_endpoints
 from demo.panels.endpoints import build_endpoints
+from demo.panels.finetune import FinetunePanel, build_finetune, estimate_html
+from demo.panels.finetune_endpoints import build_finetune_endpoints
 from demo.panels.gallery import build_gallery
 from demo.panels.generate import GeneratePanel, build_generate, show
 from demo.panels.progress import error_html
@@ -17,9 +22,11 @@ from demo.run_store import RunStore
 from demo.service import PageError, PageService
 from demo.text import TAGLINE, TITLE
 from demo.theme import build_theme
+from demo.training_service import TrainingService
 from demo.viewers.stage import player_page, plotly_script, read_scripts
 
 _HERE = Path(__file__).parent
+STYLES = ("static/page.css", "viewers/stage.css", "viewers/training.css", "viewers/compare.css")
 LARGEST_UPLOAD = "64mb"
 _CACHE_SECONDS = 3600
 
@@ -27,7 +34,7 @@ _CACHE_SECONDS = 3600
 class Page(gr.Blocks):
     """The page with its theme and limits, however it is launched."""
 
-    def __init__(self, service: PageService, *, assets: Path) -> None:
+    def __init__(self, service: PageService, *, training: TrainingService, assets: Path) -> None:
         super().__init__(
             title=TITLE,
             fill_width=True,
@@ -35,6 +42,7 @@ class Page(gr.Blocks):
             delete_cache=(_CACHE_SECONDS, _CACHE_SECONDS),
         )
         self.service = service
+        self.training = training
         self._assets = assets
 
     def launch(self, *arguments: Any, **options: Any) -> Any:
@@ -48,39 +56,51 @@ class Page(gr.Blocks):
         gr.set_static_paths([path for path in served if path.exists()])
         defaults: dict[str, Any] = {
             "theme": build_theme(),
-            "css_paths": [_HERE / "static" / "page.css", _HERE / "viewers" / "stage.css"],
+            "css_paths": [_HERE / name for name in STYLES],
             "max_file_size": LARGEST_UPLOAD,
             "ssr_mode": False,
             "footer_links": ["api", "settings"],
             "run_history": False,
         }
+        self.training.wake()
         threading.Thread(target=self._prepare_examples, name="prepare-examples", daemon=True).start()
         return super().launch(*arguments, **(defaults | options))
 
     def _prepare_examples(self) -> None:
         """Make the examples' recordings and strips, so that each opens at once."""
         self.service.store.sweep()
-        for run_id in self.service.store.example_ids():
+        for run_id in self.service.store.shipped_ids():
             try:
                 show(self.service, self.service.open_run(run_id))
             except (PageError, OSError):
                 continue
 
 
-def build_page(service: PageService, *, assets: Path) -> Page:
-    """The whole page over a service."""
+def build_page(service: PageService, *, assets: Path, training: TrainingService | None = None) -> Page:
+    """The whole page over its services."""
     defaults = service.sampling_defaults()
-    with Page(service, assets=assets) as page:
+    training = training or TrainingService(store=service.store, preset=service.preset)
+    comparer = CompareService(service, adapters=assets / "adapters", trained=training.adapters)
+    with Page(service, training=training, assets=assets) as page:
         _masthead(service)
         with gr.Tabs(selected="generate") as tabs:
             with gr.Tab("Generate & inspect", id="generate"):
                 panel = build_generate(service, defaults=defaults)
+            with gr.Tab("Compare", id="compare") as compare_tab:
+                compare = build_compare(comparer, defaults=defaults, tab=compare_tab)
+            with gr.Tab("Fine-tune", id="finetune"):
+                finetune = build_finetune(training)
             with gr.Tab("Gallery", id="gallery"):
-                gallery = build_gallery(service)
+                gallery = build_gallery(service, comparer)
             with gr.Tab("About", id="about"):
                 build_about(service, assets=assets)
         build_endpoints(service, defaults=defaults)
+        build_finetune_endpoints(training)
+        build_compare_endpoints(comparer, defaults=defaults)
         _wire_opening(page, service, panel=panel, tabs=tabs, gallery=gallery)
+        wire_compare_opening(page, comparer, compare, tabs=tabs, gallery=gallery)
+        _wire_finetune(page, finetune, tabs=tabs)
+        _wire_use_adapter(finetune, comparer, compare, tabs=tabs)
     page.queue(max_size=20)
     return page
 
@@ -120,12 +140,42 @@ def _wire_opening(
         gallery.open(on_card, None, [*outputs, tabs], **quiet)
 
 
+def _wire_finetune(page: Page, panel: FinetunePanel, *, tabs: gr.Tabs) -> None:
+    """An address that names a fine-tune opens its tab, so that a reload comes back to it; the estimate is of now."""
+
+    def on_load(preset: str, iterations: float, groups: float, group_size: float, request: gr.Request) -> list[Any]:
+        tab = gr.Tabs(selected="finetune") if "job" in dict(request.query_params) else gr.skip()
+        videos = groups * group_size
+        return [tab, estimate_html(page.training, preset=preset, iterations=iterations, videos=videos)]
+
+    page.load(
+        on_load,
+        list(panel.sizes),
+        [tabs, panel.estimate],
+        show_progress="hidden",
+        api_visibility="private",
+        queue=False,
+    )
+
+
+def _wire_use_adapter(panel: FinetunePanel, comparer: CompareService, compare: ComparePanel, *, tabs: gr.Tabs) -> None:
+    """The board's "Use this adapter" chooses it in Compare and goes there."""
+
+    def on_use(event: gr.EventData) -> list[Any]:
+        return [gr.Dropdown(choices=model_choices(comparer), value=str(event.job)), gr.Tabs(selected="compare")]
+
+    panel.board.use_adapter(
+        on_use, None, [compare.adapter, tabs], show_progress="hidden", api_visibility="private", queue=False
+    )
+
+
 def opening(service: PageService, query: Mapping[str, str]) -> list[Any]:
     """Notice, stage, prompt and seed for an address's ``run``, ``frame``, ``prompt`` and ``seed``."""
     prompt = query.get("prompt") or gr.skip()
     seed = int(query["seed"]) if query.get("seed", "").isdecimal() else gr.skip()
     examples = service.store.example_ids()
-    run_id = query.get("run") or ("" if query.get("prompt") else next(iter(examples), ""))
+    is_elsewhere = bool(query.get("prompt") or query.get("pair"))
+    run_id = query.get("run") or ("" if is_elsewhere else next(iter(examples), ""))
     if not run_id:
         return ["", gr.skip(), prompt, seed]
     frame = int(query["frame"]) if query.get("frame", "").isdecimal() else 0

@@ -189,9 +189,8 @@ class CompareService:
     def _request(self, asked: CompareInput, side: SideInput, model: ModelChoice, *, prompt: str = "") -> Any:
         """The request of one side. Raises ``vggrpo``'s ``UserError`` for what cannot be generated."""
         from vggrpo.generation import GenerateRequest
+        from vggrpo.policy.guidance import RewardGuidance
 
-        if side.guided:
-            raise PageError("Reward guidance is not available on this server.")
         return GenerateRequest(
             prompt=prompt or asked.prompt,
             preset=self.service.preset,
@@ -199,6 +198,7 @@ class CompareService:
             steps=asked.steps,
             guidance=asked.guidance,
             adapter=model.path,
+            reward_guidance=RewardGuidance() if side.guided else None,
         )
 
 

@@ -52,15 +52,6 @@ class RunStore:
             return self.find_pair(side[1]) / side[2]
         return self._find(run_id, holding="rewards.json", shipped=self.examples)
 
-    def _find(self, name: str, *, holding: str, shipped: Path) -> Path:
-        """A folder by name: shipped with the page or made here."""
-        if _EXAMPLE_ID.fullmatch(name) and (shipped / name / holding).is_file():
-            return shipped / name
-        if _RUN_ID.fullmatch(name) and (self.root / name / holding).is_file():
-            (self.root / name).touch()
-            return self.root / name
-        raise UnknownRun("this run is not here any more; generate it again with the same prompt and seed")
-
     def find_pair(self, pair_id: str) -> Path:
         """The folder of a pair, made here or shipped, with its two runs. Raises ``UnknownRun``."""
         return self._find(pair_id, holding="pair.json", shipped=self.pairs)
@@ -77,6 +68,11 @@ class RunStore:
     def pair_ids(self) -> tuple[str, ...]:
         """Names of the shipped pairs, in order."""
         return tuple(sorted(path.parent.name for path in self.pairs.glob("*/pair.json")))
+
+    def shipped_ids(self) -> tuple[str, ...]:
+        """Every run that ships with the page: the examples, and both sides of the pairs."""
+        sides = (f"{pair_id}.{side}" for pair_id in self.pair_ids() for side in ("base", "tuned"))
+        return (*self.example_ids(), *sides)
 
     def page_files(self, run_id: str) -> Path:
         """The folder for what the page derives from a run, made if needed."""
@@ -108,3 +104,12 @@ class RunStore:
         for path in (self.root / PAGE_FILES).glob("*"):
             if path.name.partition(".")[0] not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _find(self, name: str, *, holding: str, shipped: Path) -> Path:
+        """A folder by name: shipped with the page or made here."""
+        if _EXAMPLE_ID.fullmatch(name) and (shipped / name / holding).is_file():
+            return shipped / name
+        if _RUN_ID.fullmatch(name) and (self.root / name / holding).is_file():
+            (self.root / name).touch()
+            return self.root / name
+        raise UnknownRun("this run is not here any more; generate it again with the same prompt and seed")

@@ -9,6 +9,14 @@ PAPER_URL = "https://arxiv.org/abs/2603.26599"
 EMPTY_STAGE_TITLE = "Nothing on the stage yet"
 EMPTY_STAGE_HINT = "Write a prompt and press Generate, score a video of your own, or open an example from the Gallery."
 
+EMPTY_COMPARE_TITLE = "Nothing to compare yet"
+EMPTY_COMPARE_HINT = "Choose an adapter and press Compare: both sides get the same prompt and the same noise."
+COMPARE_HINT = "The same prompt and the same noise on both sides, so every difference is the adapter's own doing."
+MANY_PROMPTS_HINT = "Scenes that no training has seen, from this seed on"
+UPLOAD_HINT = "A LoRA in diffusers' format: .safetensors, at most {megabytes} MB, trained on this video model."
+
+GALLERY_PAIRS = "Before and after"
+GALLERY_PAIRS_INTRO = "The same prompt and the same noise, with and without an adapter. They open in Compare."
 GALLERY_INTRO = "Example runs that ship with the page. They open at once, without loading a model."
 GALLERY_EMPTY = "No example runs are installed. Generate a video, or put run folders under assets/examples."
 

@@ -23,6 +23,8 @@ def progress_html(report: StepReport, *, is_warm: bool) -> str:
     current = names.index(report.phase) if report.phase in PHASES else 0
     steps = f" {report.done} of {report.total}" if report.total > 1 else ""
     label = PHASES.get(report.phase, report.phase) + steps
+    if report.side:
+        label = f"{report.side.capitalize()} · {label}"
     if report.seconds_left is not None:
         time = f"about {max(report.seconds_left, 1):.0f} s left"
     else:
@@ -31,7 +33,7 @@ def progress_html(report: StepReport, *, is_warm: bool) -> str:
         f'<li data-state="{"done" if i < current else "now" if i == current else "next"}">{escape(PHASES[name])}</li>'
         for i, name in enumerate(names)
     )
-    percent = 100.0 * _share(report)
+    percent = 100.0 * _share_of_pair(report)
     return (
         f'<div class="progress" role="status" data-phase="{escape(report.phase)}"><div class="line">'
         f"<span>{escape(label)}</span><span>{escape(time)}</span></div>"
@@ -43,6 +45,13 @@ def progress_html(report: StepReport, *, is_warm: bool) -> str:
 def error_html(message: str) -> str:
     """One line that says what is wrong and what to do."""
     return f'<div class="notice error" role="alert">{escape(message)}</div>'
+
+
+def _share_of_pair(report: StepReport) -> float:
+    """Progress over all that was asked for: the base is the first half of a pair, the tuned side the second."""
+    if not report.side:
+        return _share(report)
+    return (_share(report) + (report.side == "tuned")) / 2
 
 
 def _share(report: StepReport) -> float:

@@ -77,6 +77,8 @@ function createPlayer({ page, recording, frames, fps, onKey }) {
   return {
     node,
     isReady: () => isReady,
+    window: () => frame.contentWindow,
+    canvas: () => page3d()?.querySelector("canvas"),
     seek(frameNumber, block) { wanted = { frame: frameNumber, block }; if (isReady) type(); },
     toggleLayers() { page3d()?.querySelector('[aria-label$="scene tree"]')?.click(); },
     repaint: paint,

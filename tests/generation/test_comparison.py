@@ -21,6 +21,7 @@ from vggrpo.generation.comparison import (
     numbered,
 )
 from vggrpo.generation.pair import PairRequest, generate_pair
+from vggrpo.policy.guidance import RewardGuidance
 from vggrpo.rewards import judge
 from vggrpo.runtime import run_folder
 from vggrpo.runtime.errors import Cancelled, UserError
@@ -47,11 +48,10 @@ def compared(studio: Studio, adapter: Path) -> Comparison:
     return compare(studio, replace(REQUEST, adapter=adapter), batch=2)
 
 
-@pytest.mark.parametrize("has_adapter", [False, True], ids=["base", "adapter"])
-def test_a_batch_holds_the_videos_that_one_by_one_would_make(
-    studio: Studio, adapter: Path, *, has_adapter: bool
-) -> None:
-    template = replace(REQUEST, adapter=adapter if has_adapter else None)
+@pytest.mark.parametrize("kind", ["base", "adapter", "reward guidance"])
+def test_a_batch_holds_the_videos_that_one_by_one_would_make(studio: Studio, adapter: Path, kind: str) -> None:
+    guided = RewardGuidance() if kind == "reward guidance" else None
+    template = replace(REQUEST, adapter=adapter if kind == "adapter" else None, reward_guidance=guided)
     requests = [replace(template, prompt=job.prompt, seed=job.seed) for job in JOBS[:3]]
     together = denoise_batch(studio, requests).tensor
     for index, request in enumerate(requests):

@@ -65,6 +65,60 @@ EXAMPLES = (
     Example(name="09-static-lone-sphere", prompt="a blue sphere on a grey striped floor, the camera is static"),
 )
 
+PAIRS = (
+    Example(
+        name="01-orbit",
+        prompt="a red sphere and a blue cube on a grey checkered floor, the camera orbits left",
+        seed=20,
+    ),
+    Example(
+        name="02-dolly-in",
+        prompt="a green cone and a purple sphere on a beige striped floor, the camera dollies in",
+        seed=21,
+    ),
+    Example(
+        name="03-truck",
+        prompt="a yellow sphere and a black cube on a grey dotted floor, the camera trucks right",
+        seed=22,
+    ),
+    Example(
+        name="04-crane",
+        prompt="a red cube and a green cylinder on a beige checkered floor, the camera cranes up",
+        seed=23,
+    ),
+    Example(
+        name="05-pan-moving",
+        prompt="a purple cylinder and a yellow cone on a teal checkered floor, the yellow cone slides left, "
+        "the camera pans left",
+        seed=24,
+    ),
+    Example(
+        name="06-orbit-right",
+        prompt="a blue cube and an orange cone on a grey tiled floor, the camera orbits right",
+        seed=25,
+    ),
+)
+"""The shipped pairs: prompts and seeds were written down before any adapter was trained, and none was chosen by its
+result."""
+PAIRS_FOLDER = "pairs"
+
+
+def adapter_name(adapter: Path) -> str:
+    """What the page calls an adapter: its folder's name, or the file's where that says more than diffusers' own."""
+    is_plain = adapter.is_file() and adapter.stem != "pytorch_lora_weights"
+    return adapter.stem if is_plain else (adapter.parent if adapter.is_file() else adapter).name
+
+
+def thin_pair_side(run: RunFolder) -> None:
+    """``thin``, and no recording: the page makes it anew when the pair is opened."""
+    thin(run)
+    run.file(run_folder.SCENE).unlink()
+    manifest = run.manifest()
+    files = manifest["files"]
+    assert isinstance(files, list), "the studio writes a list"
+    kept = [name for name in files if name != run_folder.SCENE]
+    run_folder.write_manifest(run.file(run_folder.MANIFEST), manifest | {"files": kept})
+
 
 def thin(run: RunFolder) -> None:
     """Keep every second pixel of a run's geometry and error maps, so that ten examples fit in a repository.
@@ -97,13 +151,13 @@ def thin_geometry(geometry: ClipGeometry) -> ClipGeometry:
     )
 
 
-def chosen_examples(only: tuple[str, ...]) -> tuple[Example, ...]:
-    """The examples of some names. Raises a UserError for a name that there is not."""
-    names = [example.name for example in EXAMPLES]
+def chosen_examples(only: tuple[str, ...], *, among: tuple[Example, ...] = EXAMPLES) -> tuple[Example, ...]:
+    """The examples (or pairs) of some names. Raises a UserError for a name that there is not."""
+    names = [example.name for example in among]
     for name in only:
         if name not in names:
             raise UserError(f"There is no example {name!r}; choose from {', '.join(names)}.")
-    return tuple(example for example in EXAMPLES if not only or example.name in only)
+    return tuple(example for example in among if not only or example.name in only)
 
 
 def folder_of(example: Example, out: Path) -> Path:

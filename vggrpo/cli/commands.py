@@ -69,8 +69,9 @@ class Presets(Command):
 class Bench(Command):
     """Time the phases of a command on this machine."""
 
-    what: Positional[Literal["generate", "reward"]]
-    """generate: first run and warm. reward: read from latents against read from the decoded video, with memory."""
+    what: Positional[Literal["generate", "reward", "train"]]
+    """generate: first run and warm. reward: read from latents against read from the decoded video, with memory.
+    train: an iteration by phase, and how it grows with denoising steps and group size."""
     preset: str = "tiny"
     """See `presets`."""
     steps: int | None = None

@@ -13,6 +13,7 @@ from vggrpo.cli.commands import Bench, Examples, Generate, Score
 from vggrpo.cli.examples import PAIRS, PAIRS_FOLDER, adapter_name, chosen_examples, folder_of, thin, thin_pair_side
 from vggrpo.cli.reward_bench import BENCH_PROMPT, bench_reward
 from vggrpo.cli.terminal import Outcome, PhaseProgress, note, rewards_table
+from vggrpo.cli.train_bench import bench_train
 from vggrpo.presets import get_preset
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import require_writable
@@ -30,6 +31,8 @@ def run(command: Generate | Score | Bench | Examples) -> Outcome:
         return _score(command)
     if isinstance(command, Examples):
         return _examples(command)
+    if command.what == "train":
+        return bench_train(command)
     if command.what == "reward":
         return bench_reward(command)
     return _bench(command)

@@ -15,7 +15,7 @@ SHARED = "Fine-tunes belong to this server: everyone who opens the page sees the
 
 RANDOM_PROMPTS = "Random scenes"
 OWN_PROMPTS = "My own"
-PROMPTS_HINT = "One prompt a line. A part of them is held out to judge on."
+PROMPTS_HINT = "One prompt a line. Of five or more, every fifth is held out to judge on."
 
 INFO = {
     "preset": "The models to tune; each has its own defaults below",
@@ -69,6 +69,9 @@ CURVES = {
         tip="",
     ),
     "grad_norm": TermText(label="Gradient norm", short="Of the adapter, before clipping", tip=""),
+    "group/zero_std_ratio": TermText(
+        label="No signal", short="Share of prompts whose videos were all judged alike, and so taught nothing", tip=""
+    ),
 }
 """Curves of the policy by their name in ``metrics.jsonl``."""
 
@@ -76,10 +79,14 @@ GUARD_CURVES = {
     "guard/camera_path_length": TermText(
         label="Camera path", short="Not a reward: if it falls, the camera freezes to please the judge", tip=""
     ),
+    "reward/nan_frac": TermText(
+        label="Not judged", short="Share of videos in which a reward could not be measured", tip=""
+    ),
 }
 
 PHASE_NAMES = {
     "rollout": "Draw videos",
+    "guard": "Motion guard",
     "reward": "Judge",
     "update": "Update",
     "evaluate": "Held-out check",

@@ -163,10 +163,10 @@ class Jobs:
         if not self.root.is_dir():
             return ()
         found = []
-        for path in sorted(self.root.iterdir(), reverse=True):
+        for path in self.root.iterdir():
             with suppress(PageError):
                 found.append(self.find(path.name))
-        return tuple(found)
+        return tuple(sorted(found, key=lambda job: job.created, reverse=True))
 
     def state(self, job: Job) -> ProcessState:
         """How the job's process stands now."""

@@ -58,14 +58,16 @@ def read_outcome(job: Job, process: ProcessState) -> Outcome:
     if process.progress == "queued":
         message = "Next in line." if process.place == 1 else f"Number {process.place} in line."
         return Outcome(state="queued", message=message, iteration=done, iterations=asked)
-    if process.progress == "starting":
+    if process.progress == "starting" or (process.progress == "running" and status and status.state == "starting"):
         return Outcome(state="starting", message="Loading the models.", iteration=done, iterations=asked)
     if process.progress == "stopping":
         message = "Finishing the iteration, then keeping a checkpoint. Press again to end it at once."
         return Outcome(state="stopping", message=message, iteration=done, iterations=asked)
     if process.progress == "running" and status is not None:
         left = status.seconds_left
-        return Outcome(state="running", message=status.message, iteration=done, iterations=asked, seconds_left=left)
+        return Outcome(
+            state="running", message=_sentence(status.message), iteration=done, iterations=asked, seconds_left=left
+        )
     return _ended(job, process, status=status, iterations=asked)
 
 
@@ -74,11 +76,11 @@ def _ended(job: Job, process: ProcessState, *, status: TrainerStatus | None, ite
     done = status.iteration if status else 0
     is_fresh = status is not None and process.started is not None and status.written >= process.started
     if status is not None and is_fresh and status.state == "finished":
-        message = status.message or f"All {iterations} iterations are done."
+        message = _sentence(status.message) or f"All {iterations} iterations are done."
         return Outcome(state="finished", message=message, iteration=done, iterations=iterations)
     state: StateName = "failed"
     if status is not None and is_fresh and status.state == "stopped":
-        state, message = "stopped", status.message or f"Stopped after iteration {done}."
+        state, message = "stopped", _sentence(status.message) or f"Stopped after iteration {done}."
     elif process.started is None:
         state, message = "stopped", "Taken out of the queue."
     elif process.exit_code in _ENDED_BY_SIGTERM or (process.exit_code == 0 and process.stop_asked):
@@ -111,9 +113,14 @@ def _failure(job: Job, process: ProcessState, *, said: str) -> str:
     if process.exit_code < 0:
         return f"The process was ended by signal {-process.exit_code}."
     last = said or (lines[-1] if lines else "")
-    reason = last.removeprefix("error: ").strip() or "The process ended without a word"
-    reason = reason if reason.endswith((".", "!", "?")) else f"{reason}."
+    reason = _sentence(last.removeprefix("error: ")) or "The process ended without a word."
     return reason if process.exit_code == _MISUSED else f"{reason} The log below has the details."
+
+
+def _sentence(text: str) -> str:
+    """The trainer's words with a capital and a full stop."""
+    text = text.strip()
+    return text and f"{text[0].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
 
 
 def _after(iteration: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from demo.training_runs import History
 
-PER_VIDEO_PHASES = ("time/rollout", "time/reward", "time/update")
+PER_VIDEO_PHASES = ("time/rollout", "time/guard", "time/reward", "time/update")
 """What an iteration spends in line with the number of its videos."""
 OTHER_PHASES = ("time/evaluate", "time/samples")
 """What it spends on held-out prompts and sample videos, however many videos it draws."""

@@ -88,7 +88,7 @@ def reward_curves(history: History) -> list[Curve]:
     ]
     for key, text in GUARD_CURVES.items():
         if key in history.series:
-            held_out = history.get(f"eval/{key.split('/')[1]}/mean")
+            held_out = history.get(f"eval/{key.split('/')[1]}/mean") if key.startswith("guard/") else None
             curves.append(Curve(label=text.label, tip=text.short, values=history.get(key), held_out=held_out))
     return curves
 
@@ -104,7 +104,7 @@ def policy_curves(history: History) -> list[Curve]:
 
 def time_curves(history: History) -> list[Curve]:
     """How long an iteration takes, all phases together."""
-    phases = [history.get(name) for name in history.series if name.startswith("time/")]
+    phases = [history.get(f"time/{name}") for name in PHASE_NAMES if f"time/{name}" in history.series]
     if not phases:
         return []
     seconds = np.nansum(phases, axis=0)

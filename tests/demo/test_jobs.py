@@ -157,7 +157,7 @@ def test_a_restarted_page_finds_the_running_and_the_waiting_job(jobs):
     running, waiting = submit(jobs, iterations=12), submit(jobs, iterations=1)
     wait_for_state(jobs, running, "running")
     restarted = Jobs(jobs.root, command=command, cwd=ROOT)
-    assert [job.job_id for job in restarted.all()] == sorted([running.job_id, waiting.job_id], reverse=True)
+    assert [job.job_id for job in restarted.all()] == [waiting.job_id, running.job_id]
     assert outcome(restarted, running).state == "running"
     assert outcome(restarted, waiting).state == "queued"
     restarted.wake()

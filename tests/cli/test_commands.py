@@ -140,6 +140,33 @@ def test_bench_times_every_phase_cold_and_warm(run: Callable) -> None:
     assert result["warm"]["total"] == pytest.approx(sum(result["warm"].values()) / 2, abs=0.01)
 
 
+def test_bench_reward_measures_both_routes_on_the_same_latents(run: Callable) -> None:
+    options = ("--preset", "tiny-debug", "--videos", 2, "--steps", 1, "--repeats", 1)
+    shown = run("bench", "reward", *options, "--json")
+    result = json.loads(shown.out.splitlines()[-1])
+    latent, rgb = result["latent"], result["rgb"]
+    assert set(latent["phases"]) == {"geometry", "judge"}
+    assert set(rgb["phases"]) == {"decode", "geometry", "judge"}
+    assert set(latent["rewards"]) == set(rgb["rewards"]) >= {"motion_smoothness", "camera_path_length"}
+    for route in (latent, rgb):
+        assert route["seconds"] == pytest.approx(sum(route["phases"].values()), abs=1e-3)
+        assert route["peak_mb"] == pytest.approx(route["weights_mb"] + route["tensors_mb"], abs=0.11)
+        assert route["tensors_mb"] > 0
+    assert result["ratio"]["seconds"] == pytest.approx(latent["seconds"] / rgb["seconds"], rel=0.01)
+    assert result["ratio"]["peak_mb"] == pytest.approx(latent["peak_mb"] / rgb["peak_mb"], rel=0.01)
+
+
+def test_guidance_is_reported_in_one_line(run: Callable, tmp_path: Path) -> None:
+    """The debug preset sees no scene to judge, and the line says so."""
+    options = ("--prompt", PROMPT, "--preset", "tiny-debug", "--out", tmp_path / "run")
+    shown = run("generate", *options, "--reward-guidance", 5, "--reward-guidance-every", 1, "--json")
+    assert shown.code == 0
+    assert "guiding reward – without, – with guidance (0 steps guided, 2 without a usable gradient)" in shown.err
+    entry = json.loads(shown.out.splitlines()[-1])["reward_guidance"]
+    assert (entry["scale"], entry["every"]) == (5.0, 1)
+    assert entry == json.loads((tmp_path / "run" / "manifest.json").read_text())["reward_guidance"]
+
+
 def test_presets_are_listed_without_loading_anything_heavy() -> None:
     program = (
         "import sys; from vggrpo.cli import main\n"

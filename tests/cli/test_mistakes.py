@@ -46,6 +46,11 @@ def generate(run: Callable, tmp_path: Path) -> Callable:
         ({"prompt": "red " * 200}, ["201 tokens", "64"]),
         ({"steps": 0}, ["0 denoising steps"]),
         ({"guidance": "nan"}, ["guidance"]),
+        ({"reward-guidance": "-1"}, ["reward guidance scale is -1", "give 0"]),
+        ({"reward-guidance": "nan"}, ["reward guidance scale is nan"]),
+        ({"reward-guidance": 5, "reward-guidance-every": 0}, ["every 0 steps"]),
+        ({"reward-guidance": 5, "reward-guidance-every": 3}, ["every 3 steps never acts in 2 steps"]),
+        ({"reward-guidance-every": 2}, ["--reward-guidance-every needs --reward-guidance"]),
         ({"first-frame": "nowhere.png"}, ["nowhere.png", "does not exist"]),
         ({"adapter": "nowhere.safetensors"}, ["nowhere.safetensors", "does not exist"]),
     ],
@@ -154,6 +159,8 @@ def test_damaged_weights_are_named_before_they_are_used(
         (("train-lgm", "--pipeline", "nowhere"), "pretrain video"),
         (("examples", "--only", "nothing"), "no example 'nothing'"),
         (("bench", "generate", "--repeats", "0"), "at least 1"),
+        (("bench", "reward", "--repeats", "0"), "at least 1"),
+        (("bench", "reward", "--videos", "0"), "0 videos"),
     ],
 )
 def test_training_commands_say_what_has_to_come_first(

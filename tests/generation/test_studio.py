@@ -49,6 +49,7 @@ def test_a_run_holds_what_its_manifest_lists(run: Path) -> None:
     assert contract <= set(manifest["files"])
     assert (manifest["prompt"], manifest["seed"], manifest["preset"]) == (PROMPT, 3, "tiny-debug")
     assert (manifest["steps"], manifest["guidance"]) == (2, 2.0)  # the preset's
+    assert manifest["reward_guidance"] is None
     assert set(PHASES) == set(manifest["timings"])
 
 

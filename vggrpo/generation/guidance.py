@@ -8,18 +8,18 @@ once, so a gain here says that guidance works, not that a video got better: look
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from vggrpo.latent_geometry.model import LatentGeometryModel
 from vggrpo.policy.guidance import GuidanceCounts, Reward, RewardGuidance
 from vggrpo.rewards import RewardReport, geometry_consistency, motion_smoothness
-from vggrpo.types import Latents
+from vggrpo.types import Latents, SceneGeometry
 
 
-def guiding_reward(latent_geometry: LatentGeometryModel) -> Reward:
+def guiding_reward(latent_geometry: Callable[[Latents], SceneGeometry]) -> Reward:
     """r through Φ_g, differentiable in the latents; NaN where either reward cannot be judged."""
 
     def reward(latents: Latents) -> Float[Tensor, " B"]:

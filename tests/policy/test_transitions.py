@@ -197,11 +197,13 @@ def test_scoring_what_was_drawn_gives_the_same_bits(name: str) -> None:
     velocity = batch().requires_grad_()
     with torch.no_grad():
         drawn = take_step(TRANSITIONS[name], velocity, batch(seed=1), grid=GRID, index=2)
-    scored = take_step(TRANSITIONS[name], velocity, batch(seed=1), grid=GRID, index=2, next_latents=drawn.next)
+    kept = drawn.next.clone().requires_grad_()
+    scored = take_step(TRANSITIONS[name], velocity, batch(seed=1), grid=GRID, index=2, next_latents=kept)
     assert torch.equal(scored.log_prob, drawn.log_prob)
     assert torch.equal(scored.mean, drawn.mean)
-    assert scored.log_prob.requires_grad
-    assert not scored.next.requires_grad
+    scored.log_prob.sum().backward()
+    assert velocity.grad is not None
+    assert kept.grad is None
 
 
 def test_low_precision_inputs_are_stepped_in_fp32() -> None:

@@ -152,8 +152,8 @@ def packages_stay_apart(module: Module) -> Iterator[str]:
 
 
 def only_the_service_knows_the_library(module: Module) -> Iterator[str]:
-    """``demo.service`` is the page's one door to vggrpo."""
-    is_service = module.name == "demo.service" or module.name.startswith("demo.service.")
+    """``demo.service`` and its siblings ``demo.…_service`` are the page's doors to vggrpo."""
+    is_service = re.fullmatch(r"demo\.(\w+_)?service", module.name) is not None
     if module.name.split(".")[0] in {"demo", "app"} and not is_service:
         for entry in imports_of(module):
             if entry.is_under("vggrpo"):
@@ -254,6 +254,7 @@ BREAKING = [
     (packages_stay_apart, "demo.panels.inspect", "def f():\n    import torch"),
     (only_the_service_knows_the_library, "demo.blocks", "from vggrpo import presets"),
     (only_the_service_knows_the_library, "app", "import vggrpo.cli"),
+    (only_the_service_knows_the_library, "demo.panels.compare_service", "import vggrpo.cli"),
     (heavy_imports_are_lazy, "vggrpo.worlds.render", "import open3d as o3d"),
     (heavy_imports_are_lazy, "vggrpo.worlds.render", "try:\n    from open3d import t\nexcept ImportError:\n    t = 0"),
     (heavy_imports_are_lazy, "demo.service", "class A:\n    import torch"),
@@ -271,6 +272,7 @@ KEEPING = [
     (layers_are_kept, "vggrpo.cli", "from vggrpo import generation, presets"),
     (packages_stay_apart, "vggrpo.cli", "def f():\n    from scene_export import recording"),
     (only_the_service_knows_the_library, "demo.service", "from vggrpo import generation"),
+    (only_the_service_knows_the_library, "demo.compare_service", "from vggrpo import generation"),
     (heavy_imports_are_lazy, "vggrpo.worlds.render", "def f():\n    import open3d"),
     (heavy_imports_are_lazy, "vggrpo.worlds.render", "if TYPE_CHECKING:\n    import open3d"),
     (functions_are_short, "vggrpo.latents", "def f():\n" + "    x = 1\n" * (MAX_FUNCTION_LINES - 1)),

@@ -24,7 +24,7 @@ from demo.panels.progress import error_html, progress_html
 from demo.service import PageError, SamplingDefaults, StepReport
 from demo.text import COMPARE_HINT, MANY_PROMPTS_HINT, PROMPT_PLACEHOLDER, UPLOAD_HINT
 from demo.viewers.compare_stage import build_compare_stage, pair_payload
-from demo.viewers.distribution import comparison_html
+from demo.viewers.distribution import comparison_html, empty_comparison_html
 from demo.viewers.stage import file_url, read_scripts
 
 ONE, MANY = "One prompt", "Many prompts"
@@ -98,7 +98,7 @@ def build_compare(service: CompareService, *, defaults: SamplingDefaults, tab: g
                 notice=gr.HTML("", elem_id="compare-notice", apply_default_css=False),
                 stage=build_compare_stage(),
                 many=gr.HTML(
-                    "",
+                    empty_comparison_html(),
                     visible="hidden",
                     elem_id="comparison",
                     apply_default_css=False,

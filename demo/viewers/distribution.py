@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from demo.pair_results import ComparisonResult, PairedReward
+from demo.text import EMPTY_COMPARE_TITLE, EMPTY_MANY_HINT
 from demo.viewers.table import describe, format_value
 
 WIDTH, HEIGHT = 640, 96
@@ -28,6 +29,14 @@ def comparison_html(result: ComparisonResult, *, download: str = "") -> str:
         f"<h2>{escape(result.base_label)} against {escape(result.tuned_label)}</h2>"
         f'<p class="facts"><span>{count} prompts, the same seeds on both sides</span>'
         f"<span>higher is better</span>{file}</p></header>{rows}{_guards(result)}</section>"
+    )
+
+
+def empty_comparison_html() -> str:
+    """What stands there before the first comparison."""
+    return (
+        '<section class="comparison stage"><div class="empty"><div class="empty-mark" aria-hidden="true">'
+        f"<i></i><i></i><i></i></div><h2>{escape(EMPTY_COMPARE_TITLE)}</h2><p>{escape(EMPTY_MANY_HINT)}</p></div></section>"
     )
 
 

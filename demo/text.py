@@ -11,6 +11,10 @@ EMPTY_STAGE_HINT = "Write a prompt and press Generate, score a video of your own
 
 EMPTY_COMPARE_TITLE = "Nothing to compare yet"
 EMPTY_COMPARE_HINT = "Choose an adapter and press Compare: both sides get the same prompt and the same noise."
+EMPTY_MANY_HINT = (
+    "Both sides are judged on many prompts. Each reward then shows every video as a dot, and whether the difference is "
+    "more than chance. A dot opens its prompt."
+)
 COMPARE_HINT = "The same prompt and the same noise on both sides, so every difference is the adapter's own doing."
 MANY_PROMPTS_HINT = "Scenes that no training has seen, from this seed on"
 UPLOAD_HINT = "A LoRA in diffusers' format: .safetensors, at most {megabytes} MB, trained on this video model."
@@ -26,6 +30,18 @@ SCORE_HINT = (
     "Measure any clip: a video (.mp4, .webm, .mov) is read by the geometry model, a geometry.npz is scored as it is "
     "without any model, and a run's latents.safetensors are read by the latent geometry model."
 )
+
+GUIDANCE_HINT = (
+    "Rewards steer the video while it is drawn; nothing is trained. Φ_g reads the scene at every n-th step, and the "
+    "sample is pushed to where the camera moves more evenly and frames agree better. It costs several times the time: "
+    "a gradient at every guided step, and the unguided video of the same seed to compare with."
+)
+GUIDANCE_REWARD = "Guiding reward"
+GUIDANCE_NOTE = (
+    "Scale {scale:g}, one step in {every}: {guided} guided, {skipped} left alone because nothing could be judged. The "
+    "guiding reward is the mean of camera motion and geometry. Its judge is also its guide, so look at the video too."
+)
+GUIDANCE_COST = "Denoising took {guided:.1f} s with guidance and {unguided:.1f} s without."
 
 UNKNOWN_WORDS = "Not in the embedded model's vocabulary, so it will ignore: {words}."
 STILL_FREE = "Ready. The model loads with the first video."

@@ -37,6 +37,20 @@ class RewardTrace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuidanceResult:
+    """What reward guidance brought: values by name without and with it at the same seed; None = not measured."""
+
+    scale: float
+    every: int
+    before: dict[str, float | None]
+    after: dict[str, float | None]
+    guided_steps: int
+    skipped_steps: int
+    seconds: dict[str, float | None]
+    """Of denoising, "guided" and "unguided"."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResult:
     """One run folder, read."""
 
@@ -57,6 +71,7 @@ class RunResult:
     """(height, width) of the video, where the manifest states it; the geometry's grid may be coarser."""
     seconds: float | None = None
     """Time it took with the models in memory."""
+    reward_guidance: GuidanceResult | None = None
 
     @property
     def num_frames(self) -> int:
@@ -87,6 +102,7 @@ def read_run(folder: Path, *, run_id: str) -> RunResult:
         notes=tuple(str(note) for note in manifest.get("notes") or ()),
         size=_size(manifest),
         seconds=sum(_number(value) or 0.0 for phase, value in timings.items() if phase != "load") or None,
+        reward_guidance=_read_guidance(manifest.get("reward_guidance")),
     )
 
 
@@ -116,6 +132,25 @@ def _read_trace(name: str, term: dict) -> RewardTrace:
         per_frame=np.array(per_frame, dtype=np.float64),
         reason=term.get("reason"),
         worst_frames=tuple(int(frame) for frame in term.get("worst_frames") or () if 0 <= frame < len(per_frame)),
+    )
+
+
+def _read_guidance(entry: object) -> GuidanceResult | None:
+    """The manifest's entry; None where rewards did not guide, or where an older run does not say."""
+    if not isinstance(entry, dict):
+        return None
+    before, after, seconds = (
+        {str(name): _number(value) for name, value in (entry.get(key) or {}).items()}
+        for key in ("before", "after", "seconds")
+    )
+    return GuidanceResult(
+        scale=_number(entry.get("scale")) or 0.0,
+        every=int(_number(entry.get("every")) or 1),
+        before=before,
+        after=after,
+        guided_steps=int(_number(entry.get("guided_steps")) or 0),
+        skipped_steps=int(_number(entry.get("skipped_steps")) or 0),
+        seconds=seconds,
     )
 
 

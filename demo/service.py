@@ -44,6 +44,9 @@ class GenerateInput:
     guidance: float | None = None
     first_frame: Path | None = None
     preset: str | None = None
+    reward_guidance: float = 0.0
+    """How strongly rewards steer the sampling; 0 is off."""
+    reward_guidance_every: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,7 @@ class PageService:
                 steps=asked.steps,
                 guidance=asked.guidance,
                 first_frame=asked.first_frame,
+                reward_guidance=_reward_guidance(asked),
             )
             studio = self.studio(preset, report=report)
             run_id = self.store.new_run()
@@ -290,6 +294,17 @@ def relay(report: Report, *, side: str = "") -> Callable[[Any], None]:
         )
 
     return on_progress
+
+
+def _reward_guidance(asked: GenerateInput) -> Any:
+    """Settings of reward guidance, or None where it is off. Raises ``vggrpo``'s ``UserError``."""
+    from vggrpo.generation import RewardGuidance
+
+    if asked.reward_guidance == 0:
+        return None
+    if asked.reward_guidance_every is None:
+        return RewardGuidance(scale=asked.reward_guidance)
+    return RewardGuidance(scale=asked.reward_guidance, every=asked.reward_guidance_every)
 
 
 def _cancelled() -> Exception:

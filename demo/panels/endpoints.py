@@ -1,6 +1,7 @@
 """Named endpoints for ``gradio_client``: hidden widgets give the parameters their types, functions their names."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,32 @@ from demo.viewers.stage import downloads
 
 def build_endpoints(service: PageService, *, defaults: SamplingDefaults) -> None:
     """Add ``/generate`` and ``/score``."""
+    with gr.Row(visible=False):
+        answer = gr.JSON(label="answer")
+        _add_generate(service, defaults=defaults, answer=answer)
+        _add_score(service, answer=answer)
 
-    def generate(
+
+def _add_generate(service: PageService, *, defaults: SamplingDefaults, answer: gr.JSON) -> None:
+    """The endpoint ``/generate``."""
+
+    def generate(  # noqa: PLR0913 - the parameters are the endpoint's
         prompt: str,
         seed: float = 0,
         steps: float | None = None,
         guidance: float | None = None,
         first_frame: str | None = None,
         preset: str = "",
+        reward_guidance: float = 0,
+        reward_guidance_every: float | None = None,
         request: gr.Request | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Generate a video with its 4D scene and rewards.
 
         Streams ``{"state": "running", "phase", "done", "total", "seconds_left"}``; the last value is ``{"state":
-        "done", "run", "rewards", "files", "page"}`` with the run's name, the contract's rewards, and the address of
-        every file and of the page that shows the run. ``client.predict`` returns that last value.
+        "done", "run", "rewards", "reward_guidance", "files", "page"}`` with the run's name, the contract's rewards,
+        the rewards without and with guidance (null where it was off), and the address of every file and of the page
+        that shows the run. ``client.predict`` returns that last value.
 
         Args:
             prompt: what the video shows, in the words of the embedded world for the tiny presets
@@ -37,6 +49,8 @@ def build_endpoints(service: PageService, *, defaults: SamplingDefaults) -> None
             guidance: how strictly the video follows the prompt; the preset's own number if omitted
             first_frame: a picture that the video starts from
             preset: name of a preset; the server's own if empty
+            reward_guidance: how strongly rewards steer the sampling, 0 is off; takes several times as long
+            reward_guidance_every: guide every n-th denoising step
         """
         asked = GenerateInput(
             prompt=prompt,
@@ -45,8 +59,32 @@ def build_endpoints(service: PageService, *, defaults: SamplingDefaults) -> None
             guidance=None if guidance is None else float(guidance),
             first_frame=Path(first_frame) if first_frame else None,
             preset=preset or None,
+            reward_guidance=float(reward_guidance),
+            reward_guidance_every=None if reward_guidance_every is None else int(reward_guidance_every),
         )
         yield from _stream(service, lambda: service.generate(asked), request)
+
+    gr.Button().click(
+        generate,
+        [
+            gr.Textbox(label="prompt"),
+            gr.Number(0, label="seed"),
+            gr.Number(defaults.steps, label="steps"),
+            gr.Number(defaults.guidance, label="guidance"),
+            gr.Image(type="filepath", label="first_frame"),
+            gr.Textbox("", label="preset"),
+            gr.Number(0, label="reward_guidance"),
+            gr.Number(None, label="reward_guidance_every"),
+        ],
+        answer,
+        api_name="generate",
+        concurrency_id=ONE_JOB,
+        concurrency_limit=1,
+    )
+
+
+def _add_score(service: PageService, *, answer: gr.JSON) -> None:
+    """The endpoint ``/score``."""
 
     def score(file: str, kind: str = "auto", request: gr.Request | None = None) -> Iterator[dict[str, Any]]:
         """Score a video, a geometry.npz or latents; streams and returns as ``/generate`` does.
@@ -62,31 +100,14 @@ def build_endpoints(service: PageService, *, defaults: SamplingDefaults) -> None
         chosen = SCORE_KINDS[SCORE_KINDS.index(kind)] if kind in SCORE_KINDS else kind_of_file(file)
         yield from _stream(service, lambda: service.score(Path(file), kind=chosen), request)
 
-    with gr.Row(visible=False):
-        answer = gr.JSON(label="answer")
-        gr.Button().click(
-            generate,
-            [
-                gr.Textbox(label="prompt"),
-                gr.Number(0, label="seed"),
-                gr.Number(defaults.steps, label="steps"),
-                gr.Number(defaults.guidance, label="guidance"),
-                gr.Image(type="filepath", label="first_frame"),
-                gr.Textbox("", label="preset"),
-            ],
-            answer,
-            api_name="generate",
-            concurrency_id=ONE_JOB,
-            concurrency_limit=1,
-        )
-        gr.Button().click(
-            score,
-            [gr.File(label="file"), gr.Textbox("auto", label="kind")],
-            answer,
-            api_name="score",
-            concurrency_id=ONE_JOB,
-            concurrency_limit=1,
-        )
+    gr.Button().click(
+        score,
+        [gr.File(label="file"), gr.Textbox("auto", label="kind")],
+        answer,
+        api_name="score",
+        concurrency_id=ONE_JOB,
+        concurrency_limit=1,
+    )
 
 
 def _stream(
@@ -119,6 +140,7 @@ def _answer(service: PageService, run: RunResult, request: gr.Request | None) ->
         "state": "done",
         "run": run.run_id,
         "rewards": run.rewards_json(),
+        "reward_guidance": None if run.reward_guidance is None else asdict(run.reward_guidance),
         "files": {item["file"]: root + item["url"] for item in downloads(run, files)},
         "page": f"{root}?run={run.run_id}",
     }

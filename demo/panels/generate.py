@@ -14,13 +14,14 @@ import gradio as gr
 from demo.panels.progress import error_html, progress_html
 from demo.results import RunResult, UnreadableRun
 from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport, kind_of_file
-from demo.text import FIRST_FRAME_HINT, PROMPT_PLACEHOLDER, SCORE_HINT, UNKNOWN_WORDS
+from demo.text import FIRST_FRAME_HINT, GUIDANCE_HINT, PROMPT_PLACEHOLDER, SCORE_HINT, UNKNOWN_WORDS
 from demo.viewers.stage import PageFiles, build_stage, payload, prepare, read_scripts
 
 ONE_JOB = "studio"
 """Gradio's queue of everything that uses the models: one at a time."""
 
 SCORED_TYPES = [".mp4", ".webm", ".mov", ".mkv", ".avi", ".npz", ".safetensors"]
+MOST_REWARD_GUIDANCE = 100
 NOTHING_CHOSEN = "Choose a video, a geometry.npz or a latents.safetensors first."
 FIRST_SCENE = {
     "objects": [
@@ -54,6 +55,8 @@ class _Controls:
     dice: gr.Button
     steps: gr.Slider
     guidance: gr.Slider
+    reward_guidance: gr.Slider
+    reward_guidance_every: gr.Slider
     first_frame: gr.Image
     generate: gr.Button
     cancel: gr.Button
@@ -94,6 +97,14 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
         guidance = gr.Slider(
             1.0, 12.0, defaults.guidance, step=0.5, label="Guidance", info="How strictly the video follows the prompt"
         )
+    with gr.Accordion("Reward guidance", open=False, elem_id="reward-guidance-section"):
+        gr.HTML(f'<p class="hint">{escape(GUIDANCE_HINT)}</p>', apply_default_css=False)
+        reward_guidance = gr.Slider(
+            0, MOST_REWARD_GUIDANCE, 0, step=1, label="Scale", info="0 is off", elem_id="reward-guidance"
+        )
+        reward_guidance_every = gr.Slider(
+            1, 10, 2, step=1, label="Every n-th step", info="Fewer guided steps are faster and steer less"
+        )
     with gr.Accordion("First frame", open=False):
         gr.HTML(f'<p class="hint">{escape(FIRST_FRAME_HINT)}</p>', apply_default_css=False)
         first_frame = gr.Image(
@@ -113,6 +124,8 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
         dice=dice,
         steps=steps,
         guidance=guidance,
+        reward_guidance=reward_guidance,
+        reward_guidance_every=reward_guidance_every,
         first_frame=first_frame,
         generate=generate,
         cancel=cancel,
@@ -171,7 +184,13 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
     outputs = [notice, stage, controls.generate, controls.score, controls.cancel]
 
     def on_generate(
-        prompt: str, seed: float | None, steps: float, guidance: float, first_frame: str | None
+        prompt: str,
+        seed: float | None,
+        steps: float,
+        guidance: float,
+        first_frame: str | None,
+        reward_guidance: float,
+        reward_guidance_every: float,
     ) -> Iterator[list[Any]]:
         asked = GenerateInput(
             prompt=prompt,
@@ -179,6 +198,8 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
             steps=int(steps),
             guidance=float(guidance),
             first_frame=Path(first_frame) if first_frame else None,
+            reward_guidance=float(reward_guidance),
+            reward_guidance_every=int(reward_guidance_every),
         )
         yield from _follow(service, lambda: service.generate(asked))
 
@@ -204,7 +225,15 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
     generation = gr.on(
         [controls.generate.click, controls.prompt.submit],
         on_generate,
-        [controls.prompt, controls.seed, controls.steps, controls.guidance, controls.first_frame],
+        [
+            controls.prompt,
+            controls.seed,
+            controls.steps,
+            controls.guidance,
+            controls.first_frame,
+            controls.reward_guidance,
+            controls.reward_guidance_every,
+        ],
         outputs,
         **job,
     )

@@ -2,12 +2,41 @@
 
 from html import escape
 
-from demo.results import RewardTrace, RunResult
-from demo.text import GUARDS, TERMS, TermText
+from demo.results import GuidanceResult, RewardTrace, RunResult
+from demo.text import GUARDS, GUIDANCE_COST, GUIDANCE_NOTE, GUIDANCE_REWARD, TERMS, TermText
 
 
 def reward_table(run: RunResult) -> str:
-    """HTML of the table; all text that comes from files is escaped."""
+    """HTML of the rewards, and of what guidance brought; all text that comes from files is escaped."""
+    return _rewards(run) + (_guidance(run.reward_guidance) if run.reward_guidance else "")
+
+
+def _guidance(guidance: GuidanceResult) -> str:
+    """The same seed without and with guidance: the reward that steered first, then what it is made of."""
+    rows = "".join(
+        f'<tr data-guided="{escape(name)}"><th scope="row">{escape(_guided_label(name))}</th>'
+        f'<td class="num">{format_value(value)}</td><td class="num">{format_value(guidance.after.get(name))}</td></tr>'
+        for name, value in guidance.before.items()
+    )
+    guided, unguided = (guidance.seconds.get(side) for side in ("guided", "unguided"))
+    cost = "" if not guided or not unguided else " " + GUIDANCE_COST.format(guided=guided, unguided=unguided)
+    note = GUIDANCE_NOTE.format(
+        scale=guidance.scale, every=guidance.every, guided=guidance.guided_steps, skipped=guidance.skipped_steps
+    )
+    return (
+        '<table class="rewards guidance"><caption>Reward guidance, same prompt and seed</caption>'
+        '<thead><tr><th scope="col"></th><th scope="col" class="num">Without</th>'
+        f'<th scope="col" class="num">With</th></tr></thead><tbody>{rows}</tbody></table>'
+        f'<p class="hint">{escape(note + cost)}</p>'
+    )
+
+
+def _guided_label(name: str) -> str:
+    return GUIDANCE_REWARD if name == "reward" else describe(name).label
+
+
+def _rewards(run: RunResult) -> str:
+    """The table of rewards and guards."""
     rewards = "".join(_reward_row(trace) for trace in run.rewards)
     guards = "".join(_guard_row(name, value) for name, value in run.guards.items())
     guard_head = '<tr class="group"><th colspan="3" scope="colgroup">Guards · not rewards</th></tr>'

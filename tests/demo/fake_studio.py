@@ -8,10 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.demo.synthetic_run import write_run
-from vggrpo.generation import GenerateRequest, Progress
+from vggrpo.generation import GenerateRequest, Progress, RewardGuidance
 from vggrpo.runtime.errors import Cancelled
 
 STEPS = 4
+
+
+def guidance_entry(settings: RewardGuidance) -> dict[str, object]:
+    """What a real studio writes, with numbers of our own."""
+    return {
+        "scale": settings.scale,
+        "every": settings.every,
+        "max_factor": settings.max_factor,
+        "max_share": settings.max_share,
+        "before": {"reward": 0.25, "motion_smoothness": 0.75, "geometry_consistency": -0.25, "camera_path_length": 0.4},
+        "after": {"reward": 0.375, "motion_smoothness": 0.8, "geometry_consistency": None, "camera_path_length": 0.375},
+        "guided_steps": 9,
+        "clipped_steps": 2,
+        "skipped_steps": 1,
+        "seconds": {"guided": 6.5, "unguided": 2.25},
+    }
 
 
 class FakeStudio:
@@ -41,5 +57,7 @@ class FakeStudio:
         write_run(draft, num_frames=9, size=32)
         manifest = json.loads((draft / "manifest.json").read_text())
         manifest |= {"kind": "generate", "prompt": request.prompt, "seed": request.seed, "preset": request.preset}
+        if request.reward_guidance is not None:
+            manifest["reward_guidance"] = guidance_entry(request.reward_guidance)
         (draft / "manifest.json").write_text(json.dumps(manifest))
         draft.rename(out)

@@ -1,6 +1,7 @@
 """The page over HTTP, as ``gradio_client`` sees it: endpoints, errors, Cancel, and what is served."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from gradio_client.exceptions import AppError
 from demo.blocks import build_page, opening
 from demo.run_store import RunStore
 from demo.service import PageError, PageService
+from demo.viewers.table import reward_table
 from tests.demo.fake_studio import FakeStudio
 from tests.demo.synthetic_run import render_clip, write_run
 
@@ -66,6 +68,21 @@ def test_generate_returns_run_rewards_and_files_that_download(client, service):
     assert b"VGGRPO" in fetch(answer["page"])
 
 
+def test_reward_guidance_is_asked_for_and_told_before_and_after(client, service):
+    asked = {"steps": 6, "reward_guidance": 20, "reward_guidance_every": 3}
+    answer = client.predict(prompt=PROMPT, **asked, api_name="/generate")
+    told = answer["reward_guidance"]
+    assert (told["scale"], told["every"]) == (20, 3)
+    assert (told["before"]["reward"], told["after"]["reward"]) == (0.25, 0.375)
+    assert told["after"]["geometry_consistency"] is None
+    shown = reward_table(service.open_run(answer["run"]))
+    row = shown.split('data-guided="reward"')[1].split("</tr>")[0]
+    assert re.findall(r'class="num">([^<]*)<', row) == ["0.250", "0.375"]
+    assert "9 guided, 1 left alone" in shown
+    assert "6.5 s with guidance and 2.2 s without" in shown
+    assert client.predict(prompt=PROMPT, api_name="/generate")["reward_guidance"] is None
+
+
 def test_generate_streams_progress(client):
     job = client.submit(prompt=PROMPT, api_name="/generate")
     job.result(timeout=60)
@@ -82,6 +99,9 @@ def test_generate_streams_progress(client):
         ({"prompt": PROMPT, "seed": -1}, "seed"),
         ({"prompt": PROMPT, "preset": "tinny"}, "did you mean 'tiny'"),
         ({"prompt": PROMPT, "steps": 0}, "steps"),
+        ({"prompt": PROMPT, "reward_guidance": -1}, "reward guidance scale is -1"),
+        ({"prompt": PROMPT, "reward_guidance": 5, "reward_guidance_every": 0}, "every 0 steps"),
+        ({"prompt": PROMPT, "steps": 4, "reward_guidance": 5, "reward_guidance_every": 5}, "never acts in 4 steps"),
     ],
 )
 def test_bad_requests_get_one_clear_line_and_the_server_goes_on(client, arguments, message):

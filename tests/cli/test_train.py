@@ -13,6 +13,7 @@ from vggrpo.cli.train_settings import starting_settings
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.defaults import training_defaults
 from vggrpo.runtime.errors import UserError
+from vggrpo.runtime.training import TrainingResult
 
 SMALL = ("--preset", "tiny-debug", "--groups", 1, "--group-size", 2, "--evaluate-every", 0, "--sample-every", 0)
 """The debug preset judges with real geometry models: the smallest training that it allows."""
@@ -110,8 +111,10 @@ def test_bench_prints_how_an_iteration_grows(run: Callable) -> None:
 
 def test_pretraining_writes_its_settings_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, and not over those of a run that it refuses to go on with."""
-    monkeypatch.setattr(training, "_outcome", lambda *_: None)
-    monkeypatch.setattr("vggrpo.pretraining.vae.pretrain_vae", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "vggrpo.pretraining.vae.pretrain_vae",
+        lambda training, *_, **__: TrainingResult(steps_done=training.loop.steps, finished=True, seconds=0.0),
+    )
     training.run(PretrainVae(out=tmp_path, steps=5))
     settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert (settings["loop"]["steps"], settings["loop"]["seed"]) == (5, 0)

@@ -12,6 +12,7 @@ from tests.grpo.toy import CONFIG, PROMPTS, make_models
 from vggrpo.generation.models import Models, load_models
 from vggrpo.generation.tuning import grpo_models, load_grpo_models, unmerge_lora
 from vggrpo.grpo.models import GrpoModels
+from vggrpo.grpo.processes import Processes
 from vggrpo.grpo.prompts import PromptSets
 from vggrpo.grpo.refresh import Refresher, alignment_error, refresh
 from vggrpo.grpo.trainer import train
@@ -93,6 +94,8 @@ def test_a_reward_without_a_latent_geometry_model_cannot_be_refreshed(tmp_path: 
         load_grpo_models(replace(CONFIG, refresh_lgm=1, reward_space="rgb"))
 
 
-def test_without_refreshes_the_judge_is_no_part_of_the_checkpoint() -> None:
-    models = debug_models()
-    assert Refresher(config=CONFIG, models=models, prompts=CAPTIONS, processes=None).parameters() == {}
+def test_without_refreshes_the_judge_is_no_part_of_the_checkpoint(tmp_path: Path) -> None:
+    processes = Processes.open(device=torch.device("cpu"), out=tmp_path)
+    refresher = Refresher(config=CONFIG, models=debug_models(), prompts=CAPTIONS, processes=processes)
+    assert refresher.parameters() == {}
+    assert len(replace(refresher, config=REFRESHING).parameters()) > 3

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from vggrpo.generation.models import Models, load_models
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.models import GrpoModels, Refreshable
+from vggrpo.grpo.processes import join_processes
 from vggrpo.grpo.reward_space import LatentRewards, RewardSpace, RgbRewards
 from vggrpo.latents import frames_from_video
 from vggrpo.presets import Preset, get_preset
-from vggrpo.runtime.device import set_threads
+from vggrpo.runtime.device import choose_device, set_threads
 from vggrpo.runtime.errors import UserError
 from vggrpo.types import Latents, SceneGeometry
 from vggrpo.worlds import vocabulary
@@ -22,6 +23,7 @@ def load_grpo_models(config: GrpoConfig) -> GrpoModels:
     preset = get_preset(config.preset)
     if config.refresh_lgm and config.reward_space != "latent":
         raise UserError("--refresh-lgm re-aligns the latent geometry model, which --reward-space rgb does not use.")
+    join_processes(choose_device())
     set_threads("background")
     models = load_models(preset)
     if config.refresh_lgm:

@@ -35,12 +35,6 @@ class RewardWeights:
     scene_smoothness: float = 0.0
     """Do scene points keep to continuous paths? In the paper's figure, but not in its formula."""
 
-    def __post_init__(self) -> None:
-        """Something must be wanted."""
-        values = [getattr(self, item.name) for item in fields(self)]
-        if not all(0.0 <= value < float("inf") for value in values) or not any(values):
-            raise UserError("Reward weights must be 0 or more, and at least one of them positive.")
-
     @property
     def by_name(self) -> dict[str, float]:
         """The weights that are not 0."""
@@ -178,6 +172,9 @@ class GrpoConfig:
             raise UserError(
                 f"The group size is {self.group_size}: videos of a group are compared with each other; give at least 2."
             )
+        wanted = [getattr(self.weights, item.name) for item in fields(self.weights)]
+        if not all(0.0 <= weight < float("inf") for weight in wanted) or not any(wanted):
+            raise UserError("Reward weights must be 0 or more, and at least one of them positive.")
         self._require_at_least(1, "iterations", "groups", "steps", "micro_batch", "updates", "checkpoint_every")
         self._require_at_least(
             1, "lora_rank", "evaluation_clips", "evaluation_steps", "max_skipped", "training_captions"

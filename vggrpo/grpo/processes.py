@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +19,13 @@ from torch import Tensor
 from vggrpo.runtime.errors import UserError
 
 _PROJECT = "vggrpo"
+
+
+def join_processes(device: torch.device) -> None:
+    """Join the processes that ``accelerate launch`` started. To be called before models are loaded: it gives each
+    process its own GPU, which is then what ``cuda`` means. Alone, it changes nothing.
+    """
+    PartialState(cpu=device.type == "cpu")
 
 
 @dataclass(frozen=True, kw_only=True)

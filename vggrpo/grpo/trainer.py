@@ -185,6 +185,8 @@ class _Trainer:
     def _start(self) -> Learner:
         """Adapter, optimiser and counters as the checkpoint holds them, and the base's numbers."""
         config, models = self._config, self._models
+        # Asked early, so that a judge that cannot be refreshed is said now and not after N iterations.
+        self._refresher.parameters()
         checkpoint = latest_checkpoint(self._out)
         # Where training went on from a given adapter, its checkpoint says the rank, and the file may be gone.
         given = config.adapter if checkpoint is None or config.adapter is None else checkpoint.folder

@@ -28,7 +28,12 @@ from vggrpo.pretraining.geometry_batches import (
     make_batch,
     mirror,
 )
-from vggrpo.pretraining.geometry_losses import GeometryLossWeights, geometry_losses
+from vggrpo.pretraining.geometry_losses import (
+    MEAN_ROTATIONS,
+    MEDIAN_ROTATIONS,
+    GeometryLossWeights,
+    geometry_losses,
+)
 from vggrpo.pretraining.geometry_matching import MatchingTeacher
 from vggrpo.runtime.device import choose_dtype, set_threads
 from vggrpo.runtime.training import LoopConfig, Step, TrainingLoop, TrainingResult
@@ -63,6 +68,8 @@ class GeometryTraining:
     whole_dense: int = 4
     dense_steps: tuple[float, float] = (0.1, 0.6)
     whole_steps: tuple[float, float] = (0.0, 0.5)
+    mean_rotations_from: float = 0.5
+    """Fraction of the run from which rotations are learnt as means, see ``RotationLoss``."""
     bfloat16: bool = True
 
 
@@ -116,7 +123,9 @@ def pretrain_geometry(
         batch = draw_batch(step, training, clips=clips)
         images = degrade(batch.images, rng=step.rng, generator=step.generator)
         output = model(images, selection=FrameSelection(offsets=batch.offsets, dense=batch.dense))
-        return geometry_losses(output, batch, weights=training.weights, more=teacher(batch))
+        rotations = MEDIAN_ROTATIONS if step.fraction < training.mean_rotations_from else MEAN_ROTATIONS
+        taught = teacher(batch, rotations=rotations)
+        return geometry_losses(output, batch, weights=training.weights, more=taught, rotations=rotations)
 
     result = loop.run(losses, resume=resume)
     if result.finished:

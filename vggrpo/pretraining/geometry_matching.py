@@ -26,7 +26,7 @@ from vggrpo.latent_geometry.foundation.any4d import Any4D
 from vggrpo.latent_geometry.foundation.any4d_start import matching_layers
 from vggrpo.latent_geometry.foundation.any4d_vit import Block
 from vggrpo.pretraining.geometry_batches import GeometryBatch
-from vggrpo.pretraining.geometry_losses import FLOW_SOFTENING, mean_over, softened
+from vggrpo.pretraining.geometry_losses import FLOW_SOFTENING, MEDIAN_ROTATIONS, RotationLoss, mean_over, softened
 
 NEAREST_DEPTH = 0.05
 # A point is seen in the reference frame if its depth there is that of the surface, to this fraction.
@@ -130,7 +130,9 @@ class MatchingTeacher(nn.Module):
         blocks[layers[-1] + 1].register_forward_hook(self._keep_output("middle"))
         blocks[-1].register_forward_hook(self._keep_output("end"))
 
-    def forward(self, batch: GeometryBatch) -> dict[str, Float[Tensor, ""]]:
+    def forward(
+        self, batch: GeometryBatch, *, rotations: RotationLoss = MEDIAN_ROTATIONS
+    ) -> dict[str, Float[Tensor, ""]]:
         """The losses ``matching``, ``displacement``, ``token_pose`` and ``token_flow``."""
         truth = token_truth(batch, patch_size=self._patch_size)
         shape = truth.seen.shape
@@ -144,7 +146,7 @@ class MatchingTeacher(nn.Module):
         losses = {
             "matching": self._matching(truth, others=others, grid=self._grid(batch)),
             "displacement": mean_over(missed, others),
-            "token_pose": softened(self.pose(end) - _pose_numbers(batch))[:, 1:].mean(),
+            "token_pose": _pose_loss((self.pose(end) - _pose_numbers(batch))[:, 1:], rotations=rotations),
             "token_flow": mean_over(flow_error, known & moving) + mean_over(flow_error, known & ~moving),
         }
         self._seen.clear()
@@ -194,6 +196,13 @@ class MatchingTeacher(nn.Module):
             self._seen[name] = output
 
         return keep
+
+
+def _pose_loss(difference: Float[Tensor, "B N patches 12"], *, rotations: RotationLoss) -> Float[Tensor, ""]:
+    """One norm of rotation and centre together; two where they are softened differently."""
+    if rotations == MEDIAN_ROTATIONS:
+        return softened(difference).mean()
+    return rotations(difference[..., :9]).mean() + softened(difference[..., 9:]).mean()
 
 
 def _pose_numbers(batch: GeometryBatch) -> Float[Tensor, "B N 1 12"]:

@@ -13,9 +13,14 @@ Use = Literal["interactive", "background"]
 
 
 def choose_device() -> torch.device:
-    """The first CUDA GPU, else Apple's, else the CPU."""
+    """The first CUDA GPU, else Apple's, else the CPU; of several processes, each takes the GPU of its own number.
+
+    ``accelerate launch`` and torchrun say that number in LOCAL_RANK. Models are loaded before the processes join, so
+    without it all of them would fill the first GPU.
+    """
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        rank = os.environ.get("LOCAL_RANK", "")
+        return torch.device("cuda", int(rank)) if rank.isdigit() else torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")

@@ -42,7 +42,7 @@ Reward = Callable[[Latents], Float[Tensor, " B"]]
 class RewardGuidance:
     """How strongly and how often a reward steers. Raises a UserError for what cannot be."""
 
-    scale: float = 10.0
+    scale: float = 30.0
     """s, the weight of the reward in the target p(z_0) · exp(s r(z_0)); 0 is off."""
     every: int = 2
     """Steps n, 2 n, 3 n … are guided."""

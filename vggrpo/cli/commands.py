@@ -38,7 +38,7 @@ class Generate(Command):
     adapter: Path | None = None
     """A LoRA that `train` wrote: a .safetensors file or its folder."""
     reward_guidance: float | None = None
-    """Scale of latent reward guidance (try 10): rewards steer the sampling, nothing is trained; off if not given. The
+    """Scale of latent reward guidance (try 30): rewards steer the sampling, nothing is trained; off if not given. The
     unguided video of the same seed is denoised too, so that the manifest can tell the rewards before and after."""
     reward_guidance_every: int | None = None
     """Guide every n-th denoising step; 2 if not given."""

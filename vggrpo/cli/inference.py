@@ -41,7 +41,7 @@ def run(command: Generate | Score | Bench | Examples) -> Outcome:
 def _generate(command: Generate) -> Outcome:
     """Everything that can be wrong with the request is said before a model is loaded."""
     if command.reward_guidance is None and command.reward_guidance_every is not None:
-        raise UserError("--reward-guidance-every needs --reward-guidance SCALE, for example 10.")
+        raise UserError("--reward-guidance-every needs --reward-guidance SCALE, for example 30.")
     get_preset(command.preset)
     require_writable(command.out.parent)
     with PhaseProgress() as progress:

@@ -164,6 +164,21 @@ ABOUT = {
         "<p>Higher is better everywhere. All of them are free of units: doubling the size of the world changes "
         "nothing. A value that could not be measured is shown as a dash with its reason, never as a good score.</p>"
     ),
+    "tuning": (
+        "<h2>Fine-tune, guide, compare</h2>"
+        "<p><strong>Fine-tune</strong> runs VGGRPO. The model draws several videos of the same prompt; "
+        "Φ<sub>g</sub> judges their latents; an adapter (a LoRA) learns from what set the better ones apart, and is "
+        "held near the base model. Both of the paper's rewards are perfect for a camera that stands still, so a guard, "
+        "ours and on by default, takes advantage from videos that move less than the base model's. A training is a "
+        "process of its own: it survives this page, stops with a checkpoint, and goes on to the same numbers.</p>"
+        "<p><strong>Reward guidance</strong> trains nothing. While a video is drawn, its latents are pushed along the "
+        "gradient of the rewards at every n-th step. Each run tells the rewards of the same seed without and with it. "
+        "Rewards jump where one surface passes before another, so expect small steps and not wonders.</p>"
+        "<p><strong>Compare</strong> gives both sides the same prompt and the same noise, so every difference is the "
+        "adapter's (or the guidance's) doing. One pair is an anecdote: over many prompts you get the mean difference "
+        "and a 95 % interval. If that contains zero, nothing was shown. Look at the guards as well, and remember that "
+        "Φ<sub>g</sub> is the trainer and the judge.</p>"
+    ),
     "embedded": (
         "<h2>What the embedded model is, and is not</h2>"
         "<p>The model that ships with this page is small enough for a laptop's processor and was trained by this "
@@ -181,9 +196,10 @@ ABOUT = {
     "api": (
         "<h2>Use it from Python</h2>"
         "<p>Everything here is also an endpoint: <code>Client(url).predict(prompt=…, api_name='/generate')</code> and "
-        "<code>/score</code> return the run's name, its rewards and the addresses of its files. The footer's "
-        "“Use via API” lists the parameters. On the command line it is <code>python -m vggrpo generate</code> and "
-        "<code>python -m vggrpo score</code>.</p>"
+        "<code>/score</code> return the run's name, its rewards and the addresses of its files; <code>/compare</code> "
+        "returns a pair, and <code>/finetune_start</code>, <code>/finetune_status</code>, <code>/finetune_stop</code> and "
+        "<code>/finetune_resume</code> train. The footer's “Use via API” lists the parameters. On the command line it is "
+        "<code>python -m vggrpo generate</code>, <code>score</code>, <code>compare</code> and <code>train</code>.</p>"
     ),
     "credits": (
         "<h2>Credits</h2>"

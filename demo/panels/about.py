@@ -30,6 +30,7 @@ def build_about(service: PageService, *, assets: Path) -> None:
         figure,
         ABOUT["rewards"],
         _term_list(),
+        ABOUT["tuning"],
         ABOUT["api"],
         ABOUT["credits"].format(paper=PAPER_URL),
         "</article><aside>",

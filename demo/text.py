@@ -197,9 +197,9 @@ ABOUT = {
         "<h2>Use it from Python</h2>"
         "<p>Everything here is also an endpoint: <code>Client(url).predict(prompt=…, api_name='/generate')</code> and "
         "<code>/score</code> return the run's name, its rewards and the addresses of its files; <code>/compare</code> "
-        "returns a pair, and <code>/finetune_start</code>, <code>/finetune_status</code>, <code>/finetune_stop</code> and "
-        "<code>/finetune_resume</code> train. The footer's “Use via API” lists the parameters. On the command line it is "
-        "<code>python -m vggrpo generate</code>, <code>score</code>, <code>compare</code> and <code>train</code>.</p>"
+        "returns a pair; <code>/finetune_start</code>, <code>/finetune_status</code>, <code>/finetune_stop</code> and "
+        "<code>/finetune_resume</code> train. The footer's “Use via API” lists the parameters. On the command line it "
+        "is <code>python -m vggrpo generate</code>, <code>score</code>, <code>compare</code> and <code>train</code>.</p>"
     ),
     "credits": (
         "<h2>Credits</h2>"

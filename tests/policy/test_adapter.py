@@ -70,6 +70,7 @@ def test_a_new_adapter_is_trainable_in_fp32_and_changes_nothing(
 ) -> None:
     transformer = load(dtype)
     base = velocity(transformer)
+    transformer.requires_grad_(requires_grad=True)
     names = add_adapter(transformer, SETTINGS, seed=0)
     layers = [f"blocks.{b}.{a}.{t}" for b in (0, 1) for a in ("attn1", "attn2") for t in SETTINGS.targets]
     assert sorted(names) == sorted(layers)
@@ -186,7 +187,7 @@ def test_training_goes_on_from_the_very_numbers_of_the_file(
     tune(transformer)
     file = save_adapter(transformer, tmp_path / "adapter")
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["pytorch_lora_weights.safetensors"]
-    other = load(dtype)
+    other = load(dtype).requires_grad_(requires_grad=True)
     load_adapter(other, file.parent, trainable=True)
     assert torch.equal(velocity(other), velocity(transformer))
     assert {parameter.dtype for parameter in adapter_parameters(other).values()} == {torch.float32}

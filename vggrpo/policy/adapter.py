@@ -57,7 +57,6 @@ def add_adapter(transformer: WanTransformer3DModel, settings: LoraSettings, *, s
             raise UserError(f"No layer of the video model is called {target!r}: choose other LoRA targets.")
     if not settings.targets:
         raise UserError("There is no LoRA target: name at least one layer, for example to_q.")
-    transformer.requires_grad_(requires_grad=False)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -66,7 +65,7 @@ def add_adapter(transformer: WanTransformer3DModel, settings: LoraSettings, *, s
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer.add_adapter(config, adapter_name=TRAINED)
+        transformer.add_adapter(config, adapter_name=TRAINED)  # peft freezes everything else
     _make_trainable(transformer)
     return tuple(name for name, module in transformer.named_modules() if isinstance(module, LoraLayer))
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from vggrpo.cli.commands import Compare
+from vggrpo.cli.examples import adapter_name
 from vggrpo.cli.terminal import Outcome, PhaseProgress
 from vggrpo.presets import get_preset
 from vggrpo.runtime.errors import UserError
@@ -100,7 +101,7 @@ def _read_prompts(file: Path) -> list[str]:
 
 def _label(adapter: Path | None) -> str:
     """What people call a side."""
-    return "Base model" if adapter is None else adapter.name
+    return "Base model" if adapter is None else adapter_name(adapter)
 
 
 def _table(content: Mapping[str, Any], *, title: str) -> Table:

@@ -199,7 +199,7 @@ ABOUT = {
         "<code>/score</code> return the run's name, its rewards and the addresses of its files; <code>/compare</code> "
         "returns a pair; <code>/finetune_start</code>, <code>/finetune_status</code>, <code>/finetune_stop</code> and "
         "<code>/finetune_resume</code> train. The footer's “Use via API” lists the parameters. On the command line it "
-        "is <code>python -m vggrpo generate</code>, <code>score</code>, <code>compare</code> and <code>train</code>.</p>"
+        "is <code>python -m vggrpo generate</code>, <code>score</code>, <code>compare</code>, <code>train</code>.</p>"
     ),
     "credits": (
         "<h2>Credits</h2>"

@@ -144,8 +144,10 @@ def test_unknown_kind_is_refused(client, tmp_path):
         client.predict(file=gradio_client.handle_file(path), kind="audio", api_name="/score")
 
 
-def test_only_generate_and_score_are_public(client):
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/generate", "/score"}
+def test_only_named_actions_are_public(client):
+    training = {f"/finetune_{action}" for action in ("start", "stop", "resume", "status", "list")}
+    public = set(client.view_api(return_format="dict")["named_endpoints"])
+    assert public == {"/generate", "/score", "/compare", *training}
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", str(Path(__file__).parents[2] / "app.py"), "demo/service.py"])

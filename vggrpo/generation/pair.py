@@ -18,6 +18,9 @@ PAIR = PAIR_MARKER
 Side = Literal["base", "tuned"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
+_SHARED = ("prompt", "seed", "preset", "first_frame")
+"""What both sides must have in common."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairRequest:
@@ -30,7 +33,7 @@ class PairRequest:
 
     def __post_init__(self) -> None:
         """Two videos of different prompts or noise say nothing about an adapter."""
-        if _shared(self.base) != _shared(self.tuned):
+        if any(getattr(self.base, name) != getattr(self.tuned, name) for name in _SHARED):
             raise ValueError("the sides of a pair share prompt, seed and preset")
 
     def side(self, side: Side) -> GenerateRequest:
@@ -81,8 +84,3 @@ def _describe(request: PairRequest) -> dict[str, object]:
     """The content of ``pair.json``; settings of each side are in its own manifest."""
     shared = {"prompt": request.base.prompt, "seed": request.base.seed, "preset": request.base.preset}
     return shared | {"base": {"label": request.base_label}, "tuned": {"label": request.tuned_label}}
-
-
-def _shared(request: GenerateRequest) -> tuple[str, int, str, Path | None]:
-    """What both sides must have in common."""
-    return request.prompt, request.seed, request.preset, request.first_frame

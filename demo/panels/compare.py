@@ -140,7 +140,7 @@ def _build_controls(service: CompareService, *, defaults: SamplingDefaults) -> _
     other_guided = _guidance_switch()
     adapter = gr.Dropdown(choices, value=first_adapter(choices), label="Against", elem_id="compare-adapter")
     adapter_guided = _guidance_switch()
-    with gr.Column(visible=False, elem_id="compare-upload-box") as box:
+    with gr.Column(visible=adapter.value == UPLOAD, elem_id="compare-upload-box") as box:
         gr.HTML(
             f'<p class="hint">{escape(UPLOAD_HINT.format(megabytes=LARGEST_ADAPTER_BYTES // 2**20))}</p>',
             apply_default_css=False,

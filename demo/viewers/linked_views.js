@@ -3,6 +3,9 @@
 
 const REPEATED = ["pointerdown", "pointermove", "pointerup", "pointercancel", "wheel", "contextmenu"];
 
+const COPIED = ["bubbles", "cancelable", "pointerId", "pointerType", "isPrimary", "button", "buttons", "ctrlKey", "shiftKey",
+  "altKey", "metaKey", "deltaX", "deltaY", "deltaMode", "movementX", "movementY", "pressure"];
+
 /** Link the views of two players of one size. Returns what ends that. */
 function linkViews(players) {
   let isAlive = true;
@@ -14,28 +17,26 @@ function linkViews(players) {
   }, 200);
 
   function listen(from, to) {
-    const canvas = from.canvas();
-    if (!canvas || linked.has(canvas)) return;
-    linked.add(canvas);
-    for (const type of REPEATED) from.window().addEventListener(type, (event) => repeat(event, { from, to }), { capture: true, passive: true });
+    const view = from.window();
+    if (!view || linked.has(view)) return;
+    linked.add(view);
+    for (const type of REPEATED) view.addEventListener(type, (event) => repeat(event, { view, to: to.window() }), { capture: true, passive: true });
   }
 
-  function repeat(event, { from, to }) {
-    const [here, there] = [from.canvas(), to.canvas()];
-    if (!isAlive || !event.isTrusted || !here || !there) return;
+  function repeat(event, { view, to }) {
+    if (!isAlive || !event.isTrusted || !to) return;
     // A drag may end outside of the canvas; it begins on it.
     const isDrag = event.type === "pointermove" || event.type === "pointerup" || event.type === "pointercancel";
-    if (!isDrag && event.target !== here) return;
+    if (!isDrag && event.target.tagName !== "CANVAS") return;
     if (event.type === "pointermove" && !event.buttons) return;
-    const [a, b] = [here.getBoundingClientRect(), there.getBoundingClientRect()];
-    const Kind = to.window()[event.constructor.name];
-    if (!Kind) return;
-    const copied = {};
-    for (const name of ["bubbles", "cancelable", "pointerId", "pointerType", "isPrimary", "button", "buttons", "ctrlKey", "shiftKey",
-      "altKey", "metaKey", "deltaX", "deltaY", "deltaMode", "movementX", "movementY", "pressure"]) copied[name] = event[name];
-    copied.clientX = b.left + ((event.clientX - a.left) * b.width) / a.width;
-    copied.clientY = b.top + ((event.clientY - a.top) * b.height) / a.height;
-    there.dispatchEvent(new Kind(event.type, copied));
+    const clientX = (event.clientX * to.innerWidth) / view.innerWidth;
+    const clientY = (event.clientY * to.innerHeight) / view.innerHeight;
+    const Kind = to[event.constructor.name];
+    const target = to.document.elementFromPoint(clientX, clientY) ?? to.document.querySelector("canvas");
+    if (!Kind || !target) return;
+    const copied = { clientX, clientY };
+    for (const name of COPIED) copied[name] = event[name];
+    target.dispatchEvent(new Kind(event.type, copied));
   }
 
   return () => { isAlive = false; clearInterval(wait); };

@@ -78,7 +78,6 @@ function createPlayer({ page, recording, frames, fps, onKey }) {
     node,
     isReady: () => isReady,
     window: () => frame.contentWindow,
-    canvas: () => page3d()?.querySelector("canvas"),
     seek(frameNumber, block) { wanted = { frame: frameNumber, block }; if (isReady) type(); },
     toggleLayers() { page3d()?.querySelector('[aria-label$="scene tree"]')?.click(); },
     repaint: paint,

@@ -1,7 +1,7 @@
 """What became of a fine-tune, in words: its process and the trainer's own status, read together."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from signal import SIGKILL, SIGTERM
 from typing import Literal
 
@@ -53,6 +53,8 @@ class Finetune:
 def read_outcome(job: Job, process: ProcessState) -> Outcome:
     """The state of a job with one sentence that says what happened, and what can be done about it."""
     status = read_status(job.run)
+    if status is not None:
+        status = replace(status, message=_without_paths(status.message, job))
     done = status.iteration if status else 0
     asked = int(job.settings.get("iterations") or 0) or (status.iterations if status else 0)
     if process.progress == "queued":
@@ -100,7 +102,7 @@ def _ended(job: Job, process: ProcessState, *, status: TrainerStatus | None, ite
 
 def _failure(job: Job, process: ProcessState, *, said: str) -> str:
     """Why a process ended that nobody asked to."""
-    lines = tail(job.log, lines=_LOG_LINES_SEARCHED)
+    lines = [_without_paths(line, job) for line in tail(job.log, lines=_LOG_LINES_SEARCHED)]
     if process.exit_code is None:
         return "The process is gone without a word: it was killed, the machine was restarted, or it ran out of memory."
     if process.exit_code in _ENDED_BY_SIGKILL:
@@ -121,6 +123,11 @@ def _sentence(text: str) -> str:
     """The trainer's words with a capital and a full stop."""
     text = text.strip()
     return text and f"{text[0].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
+def _without_paths(text: str, job: Job) -> str:
+    """Where this server keeps its files is no visitor's business."""
+    return text.replace(str(job.run), "its folder").replace(str(job.folder), "its folder")
 
 
 def _after(iteration: int) -> str:

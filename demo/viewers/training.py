@@ -52,6 +52,7 @@ def board(finetune: Finetune) -> dict[str, Any]:
         "stateName": STATES[outcome.state],
         "isActive": outcome.is_active,
         "line": _line(outcome),
+        "iteration": outcome.iteration,
         "share": 100.0 * outcome.iteration / outcome.iterations if outcome.iterations else 0.0,
         "message": outcome.message,
         "canResume": outcome.can_resume,
@@ -64,7 +65,7 @@ def board(finetune: Finetune) -> dict[str, Any]:
         "iterations": _thinned(history).tolist(),
         "time": _time_shares(history),
         "samples": _samples(job.run),
-        "log": list(_log(job.run, job.log)),
+        "log": [line.replace(str(job.folder), "…") for line in _log(job.run, job.log)],
         "files": _files(finetune),
         "prompts": _prompts(finetune),
     }
@@ -233,10 +234,13 @@ def _facts(finetune: Finetune) -> list[str]:
     """The line under the title."""
     settings = finetune.job.settings
     prompts = len(_prompts(finetune))
+    own = f"{prompts} own prompt{'' if prompts == 1 else 's'}"
     return [
         str(settings.get("preset")),
-        f"{settings.get('groups')} prompts × {settings.get('group_size')} videos an iteration",
-        f"{prompts} own prompts" if prompts else f"{settings.get('training_captions')} random scenes",
+        f"{settings.get('groups')} × {settings.get('group_size')} videos an iteration",
+        f"{prompts} own prompt{'' if prompts == 1 else 's'}"
+        if prompts
+        else f"{settings.get('training_captions')} random scenes",
         f"transition {settings.get('transition')}",
         f"learning rate {settings.get('learning_rate')}",
         f"seed {settings.get('seed')}",

@@ -2,7 +2,7 @@
 
 /** One column of curves over the iterations: `show` draws or updates it; hovering reads every row at one iteration. */
 function createColumn() {
-  const node = h("section", { class: "card column" });
+  const node = h("section", { class: "card chart" });
   const labels = h("div", { class: "curve-labels" });
   const plot = h("div", { class: "curves", role: "img" });
   const head = h("i", { class: "now-line", hidden: true });

@@ -55,7 +55,7 @@ class FakeTrainer:
 
     def run(self) -> int:
         if self.word == "refuse":
-            sys.stderr.write("error: The adapter does not fit.\n")
+            sys.stderr.write(f"error: The adapter in {self.out} does not fit.\n")
             return 2
         done = self.newest()
         self.status("running", done)

@@ -289,6 +289,7 @@ def test_the_board_holds_every_curve_sample_and_file(training):
     assert [file["name"] for file in shown["files"]] == ["adapter", "metrics", "config", "log"]
     assert shown["log"][-1].startswith("iteration 4")
     assert shown["prompts"] == list(PROMPTS)
+    assert (shown["iteration"], shown["share"]) == (4, 100.0)
     assert seconds["rows"][0]["label"] == "Seconds"
 
 

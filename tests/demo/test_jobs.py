@@ -127,7 +127,7 @@ def test_a_killed_process_is_named_and_can_go_on(jobs):
     [
         ("memory", "It ran out of memory: lower the group size"),
         ("crash", "RuntimeError: the transformer fell apart."),
-        ("refuse", "The adapter does not fit."),
+        ("refuse", "The adapter in its folder does not fit."),
     ],
 )
 def test_how_a_job_failed_is_one_sentence(jobs, word, said):

@@ -92,6 +92,21 @@ def test_a_disk_that_is_full_while_checkpointing(tmp_path: Path) -> None:
     assert all(torch.equal(left[name], right[name]) for name in right)
 
 
+def test_a_disk_that_is_so_full_that_not_even_the_reason_can_be_written(tmp_path: Path) -> None:
+    with files_of_at_most(10), pytest.raises(OSError, match="File too large"):
+        run(tmp_path, CONFIG)
+
+
+def test_a_second_interruption_stops_at_once(tmp_path: Path) -> None:
+    def interrupt(_latents: Latents) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, models=make_models(Brightness(before=interrupt)))
+    assert status(tmp_path)["state"] == "stopped"
+    assert run(tmp_path, replace(CONFIG, iterations=1), resume=True).finished
+
+
 def test_every_reward_nan(tmp_path: Path) -> None:
     rewards = Brightness()
     models = make_models(rewards)

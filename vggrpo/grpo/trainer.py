@@ -14,7 +14,7 @@ processes, samples the very same videos.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -149,13 +149,16 @@ class _Trainer:
 
     @contextmanager
     def reporting_failure(self) -> Iterator[None]:
-        """Leave the reason of a failure in ``status.json`` and ``train.log``."""
+        """Leave the reason of a failure in ``status.json`` and ``train.log``; a second Ctrl-C is a stop."""
         try:
             yield
         except BaseException as error:
-            message = str(error) or type(error).__name__
-            self._files.log(f"failed: {message}")
-            self._say("failed", message=message)
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            message = "interrupted; the last checkpoint is kept" if stopped else str(error) or type(error).__name__
+            # The disk may be full, which must not hide what happened.
+            with suppress(OSError):
+                self._files.log(message if stopped else f"failed: {message}")
+                self._say("stopped" if stopped else "failed", message=message)
             raise
 
     def run(self) -> TrainResult:

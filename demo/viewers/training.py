@@ -238,9 +238,7 @@ def _facts(finetune: Finetune) -> list[str]:
     return [
         str(settings.get("preset")),
         f"{settings.get('groups')} × {settings.get('group_size')} videos an iteration",
-        f"{prompts} own prompt{'' if prompts == 1 else 's'}"
-        if prompts
-        else f"{settings.get('training_captions')} random scenes",
+        own if prompts else f"{settings.get('training_captions')} random scenes",
         f"transition {settings.get('transition')}",
         f"learning rate {settings.get('learning_rate')}",
         f"seed {settings.get('seed')}",

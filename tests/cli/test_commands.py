@@ -153,6 +153,8 @@ def test_bench_reward_measures_both_routes_on_the_same_latents(run: Callable) ->
         assert route["peak_mb"] == pytest.approx(route["weights_mb"] + route["tensors_mb"], abs=0.11)
         assert route["tensors_mb"] > 0
     assert result["ratio"]["seconds"] == pytest.approx(latent["seconds"] / rgb["seconds"], rel=0.01)
+    processor = latent["processor_seconds"] / rgb["processor_seconds"]
+    assert result["ratio"]["processor_seconds"] == pytest.approx(processor, rel=0.01)
     assert result["ratio"]["peak_mb"] == pytest.approx(latent["peak_mb"] / rgb["peak_mb"], rel=0.01)
 
 

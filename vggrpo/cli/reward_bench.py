@@ -5,7 +5,7 @@ weights that the route needs plus the most that its tensors take at once.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 BENCH_PROMPT = "a red sphere and a blue cube on a grey checkered floor, the camera orbits left"
 MAX_VIDEOS = 64
 PHASES = ("decode", "geometry", "judge")
+_ROWS = (
+    ("seconds", "total, s", 3),
+    ("processor_seconds", "processor, s", 3),
+    ("weights_mb", "weights, MiB", 1),
+    ("tensors_mb", "tensors, MiB", 1),
+    ("peak_mb", "peak, MiB", 1),
+)
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -60,7 +67,10 @@ class Stopwatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One way to rewards: ``score`` with its phases on the stopwatch, and the MiB of the models it needs."""
+    """One way to rewards: ``score`` with its phases on the stopwatch, and the MiB of the models it needs.
+
+    Beside the clock on the wall runs that of the processor: what other processes take of the machine is not in it.
+    """
 
     name: str
     score: Callable[["Latents"], "dict[str, Tensor]"]
@@ -68,13 +78,15 @@ class Route:
     weights_mb: float
 
     def time(self, latents: "Latents") -> dict[str, float]:
-        """Seconds of one run by phase, and in all."""
+        """Seconds of one run by phase, in all, and of the processor."""
         self.stopwatch.seconds.clear()
+        processor = time.process_time()
         began = self.stopwatch.now()
         self.score(latents)
         total = self.stopwatch.now() - began
         phases = dict(self.stopwatch.seconds)
-        return phases | {"judge": total - sum(phases.values()), "total": total}
+        judge = total - sum(phases.values())
+        return phases | {"judge": judge, "total": total, "processor": time.process_time() - processor}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +95,7 @@ class RouteCost:
 
     phases: dict[str, float]
     seconds: float
+    processor_seconds: float
     weights_mb: float
     tensors_mb: float
     rewards: dict[str, float | None]
@@ -96,6 +109,7 @@ class RouteCost:
         """Rounded to what was measured."""
         return {
             "seconds": round(self.seconds, 4),
+            "processor_seconds": round(self.processor_seconds, 4),
             "phases": {phase: round(seconds, 4) for phase, seconds in self.phases.items()},
             "weights_mb": round(self.weights_mb, 1),
             "tensors_mb": round(self.tensors_mb, 1),
@@ -122,10 +136,8 @@ def bench_reward(command: Bench) -> Outcome:
         progress.phase("denoise")
         request = GenerateRequest(prompt=BENCH_PROMPT, preset=command.preset, steps=command.steps)
         latents = denoise_batch(studio, [replace(request, seed=seed) for seed in range(command.videos)])
-        latent, rgb = (
-            measure_route(route, latents, repeats=command.repeats, progress=progress)
-            for route in make_routes(studio, micro_batch=command.videos)
-        )
+        routes = make_routes(studio, micro_batch=command.videos)
+        latent, rgb = measure_routes(routes, latents, repeats=command.repeats, progress=progress)
     result = {
         "preset": command.preset,
         "videos": command.videos,
@@ -135,6 +147,7 @@ def bench_reward(command: Bench) -> Outcome:
         "rgb": rgb.to_json(),
         "ratio": {
             "seconds": round(latent.seconds / rgb.seconds, 4),
+            "processor_seconds": round(latent.processor_seconds / rgb.processor_seconds, 4),
             "peak_mb": round(latent.peak_mb / rgb.peak_mb, 4),
         },
     }
@@ -165,21 +178,36 @@ def make_routes(studio: "Studio", *, micro_batch: int) -> tuple[Route, Route]:
     )
 
 
-def measure_route(route: Route, latents: "Latents", *, repeats: int, progress: PhaseProgress) -> RouteCost:
-    """Rewards, seconds and memory of a route; its first run pays for what is made once, and is not timed."""
+def measure_routes(
+    routes: Sequence[Route], latents: "Latents", *, repeats: int, progress: PhaseProgress
+) -> list[RouteCost]:
+    """Rewards, seconds and memory of every route.
+
+    First runs pay for what is made once, and are not timed. Then the routes take turns, so that a machine that becomes
+    busy meanwhile slows all of them.
+    """
+    progress.phase("first runs")
+    rewards = [route.score(latents) for route in routes]
+    runs: list[list[dict[str, float]]] = [[] for _ in routes]
+    for index in range(repeats):
+        progress.phase(f"run {index + 1} of {repeats}")
+        for route, timed in zip(routes, runs, strict=True):
+            timed.append(route.time(latents))
+    progress.phase("memory")
+    return [_cost(*measured, latents=latents) for measured in zip(routes, runs, rewards, strict=True)]
+
+
+def _cost(
+    route: Route, runs: Sequence[dict[str, float]], rewards: "dict[str, Tensor]", *, latents: "Latents"
+) -> RouteCost:
+    """The fastest run of a route, and its memory."""
     from vggrpo.runtime.allocation import peak_allocation_mb
 
-    progress.phase(f"{route.name}: first run")
-    rewards = route.score(latents)
-    runs = []
-    for index in range(repeats):
-        progress.phase(f"{route.name}: run {index + 1} of {repeats}")
-        runs.append(route.time(latents))
     fastest = min(runs, key=lambda run: run["total"])
-    progress.phase(f"{route.name}: memory")
     return RouteCost(
         phases={phase: fastest[phase] for phase in PHASES if phase in fastest},
         seconds=fastest["total"],
+        processor_seconds=min(run["processor"] for run in runs),
         weights_mb=route.weights_mb,
         tensors_mb=peak_allocation_mb(lambda: route.score(latents), device=route.stopwatch.device),
         rewards={name: _mean(values) for name, values in rewards.items()},
@@ -201,10 +229,9 @@ def _table(latent: RouteCost, rgb: RouteCost, *, title: str) -> Table:
     for phase in PHASES:
         sides = (latent.phases.get(phase), rgb.phases.get(phase))
         table.add_row(f"{phase}, s", *(_shown(side, digits=3) for side in sides), _ratio(*sides))
-    table.add_row("total, s", f"{latent.seconds:.3f}", f"{rgb.seconds:.3f}", _ratio(latent.seconds, rgb.seconds))
-    for name, label in (("weights_mb", "weights, MiB"), ("tensors_mb", "tensors, MiB"), ("peak_mb", "peak, MiB")):
+    for name, label, digits in _ROWS:
         sides = (getattr(latent, name), getattr(rgb, name))
-        table.add_row(label, *(_shown(side, digits=1) for side in sides), _ratio(*sides))
+        table.add_row(label, *(_shown(side, digits=digits) for side in sides), _ratio(*sides))
     table.add_section()
     for name, value in latent.rewards.items():
         values = (_shown(side, digits=4) for side in (value, rgb.rewards[name]))

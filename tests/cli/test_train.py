@@ -9,6 +9,7 @@ import yaml
 
 from vggrpo.cli import training
 from vggrpo.cli.commands import PretrainVae
+from vggrpo.cli.train_bench import Cost, read_cost
 from vggrpo.cli.train_settings import starting_settings
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.defaults import training_defaults
@@ -105,8 +106,22 @@ def test_bench_prints_how_an_iteration_grows(run: Callable) -> None:
     variants = result["variants"]
     assert [variants[name]["steps"] for name in ("base", "steps", "group")] == [4, 8, 4]
     assert [variants[name]["group_size"] for name in ("base", "steps", "group")] == [4, 4, 2]
-    assert {"rollout", "reward", "update", "iteration", "peak_mb"} <= result["ratios"]["twice the steps"].keys()
-    assert all(variant["seconds"]["iteration"] > 0 for variant in variants.values())
+    assert {"rollout", "reward", "peak_mb"} <= result["ratios"]["twice the steps"].keys()
+    assert all(variant["seconds"]["rollout"] > 0 for variant in variants.values())
+
+
+def test_bench_reads_the_fastest_warm_iteration_that_updated(tmp_path: Path) -> None:
+    rows = [
+        {"time/iteration": 1.0, "time/rollout": 0.5, "time/update": 0.5, "update/applied": 1.0, "memory/peak_mb": 9.0},
+        {"time/iteration": 4.0, "time/rollout": 2.0, "time/update": 2.0, "update/applied": 1.0, "memory/peak_mb": 7.0},
+        {"time/iteration": 3.0, "time/rollout": 1.5, "time/update": 1.5, "update/applied": 1.0, "memory/peak_mb": 8.0},
+        {"time/iteration": 2.0, "time/rollout": 2.0, "time/update": 0.0, "update/applied": 0.0, "memory/peak_mb": 8.0},
+    ]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_cost(tmp_path) == Cost(seconds={"rollout": 1.5, "update": 1.5, "iteration": 3.0}, peak_mb=9.0)
+    file.write_text("".join(json.dumps(row | {"update/applied": 0.0}) + "\n" for row in rows))
+    assert read_cost(tmp_path) == Cost(seconds={"rollout": 2.0}, peak_mb=9.0)
 
 
 def test_pretraining_writes_its_settings_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,11 +88,16 @@ def _base(command: Bench) -> GrpoConfig:
 
 
 def read_cost(out: Path) -> Cost:
-    """The fastest warm iteration of a finished run."""
+    """The fastest warm iteration of a finished run that updated anything.
+
+    Where none did (no video could be judged, as on the debug preset it happens), update and iteration are left out.
+    """
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     warm = rows[1:] or rows
-    fastest = min(warm, key=lambda row: row["time/iteration"])
-    seconds = {phase: fastest[f"time/{phase}"] for phase in PHASES if f"time/{phase}" in fastest}
+    updated = [row for row in warm if row["update/applied"]]
+    fastest = min(updated or warm, key=lambda row: row["time/iteration"])
+    told = PHASES if updated else tuple(phase for phase in PHASES if phase not in {"update", "iteration"})
+    seconds = {phase: fastest[f"time/{phase}"] for phase in told if f"time/{phase}" in fastest}
     return Cost(seconds=seconds, peak_mb=max(row["memory/peak_mb"] for row in rows))
 
 
@@ -123,7 +128,8 @@ def _result(
 
 def _ratios(more: Cost, less: Cost) -> dict[str, float]:
     """How many times as much, by phase and for the memory."""
-    phases = {phase: round(more.seconds[phase] / max(less.seconds[phase], 1e-3), 2) for phase in more.seconds}
+    shared = [phase for phase in more.seconds if phase in less.seconds]
+    phases = {phase: round(more.seconds[phase] / max(less.seconds[phase], 1e-3), 2) for phase in shared}
     return {**phases, "peak_mb": round(more.peak_mb / less.peak_mb, 2)}
 
 
@@ -138,9 +144,13 @@ def _table(result: Mapping[str, object]) -> Table:
         table.add_column(f"K = {variant['group_size']}, {variant['steps']} steps", justify="right")
     for name in ratios:
         table.add_column(f"× for {name}", justify="right")
-    for phase in variants["base"]["seconds"]:
-        seconds = [f"{variant['seconds'][phase]:.2f}" for variant in variants.values()]
-        table.add_row(phase, *seconds, *(f"{ratio[phase]:.2f}" for ratio in ratios.values()))
+    for phase in PHASES:
+        seconds = [_shown(variant["seconds"], phase) for variant in variants.values()]
+        table.add_row(phase, *seconds, *(_shown(ratio, phase) for ratio in ratios.values()))
     memory = [f"{variant['peak_mb']:.0f}" for variant in variants.values()]
     table.add_row("peak memory, MiB", *memory, *(f"{ratio['peak_mb']:.2f}" for ratio in ratios.values()))
     return table
+
+
+def _shown(numbers: Mapping[str, float], name: str) -> str:
+    return f"{numbers[name]:.2f}" if name in numbers else "–"

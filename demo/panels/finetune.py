@@ -62,7 +62,7 @@ class _Controls:
 
     settings: Mapping[str, Any]
     source: gr.Radio
-    own: gr.Group
+    own: gr.Column
     prompts: gr.Textbox
     dice: gr.Button
     estimate: gr.HTML
@@ -95,7 +95,7 @@ def _build_controls(training: TrainingService) -> _Controls:
     )
     source = gr.Radio([RANDOM_PROMPTS, OWN_PROMPTS], value=RANDOM_PROMPTS, label="Prompts", elem_id="finetune-source")
     settings["training_captions"] = _slider("training_captions", defaults)
-    with gr.Group(visible=False, elem_id="own-prompts") as own:
+    with gr.Column(visible=False, elem_id="own-prompts") as own:
         prompts = gr.Textbox(
             "\n".join(training.random_prompts(_EXAMPLE_PROMPTS, seed=0)),
             show_label=False,
@@ -201,7 +201,7 @@ def _wire_settings(training: TrainingService, controls: _Controls) -> None:
 
     def on_source(source: str) -> list[Any]:
         is_own = source == OWN_PROMPTS
-        return [gr.Slider(visible=not is_own), gr.Group(visible=is_own)]
+        return [gr.Slider(visible=not is_own), gr.Column(visible=is_own)]
 
     def on_dice(seed: float) -> str:
         return "\n".join(training.random_prompts(_EXAMPLE_PROMPTS, seed=int(seed)))

@@ -172,7 +172,8 @@ function showList(list) {
 watch("value", () => {
   if (!props.value?.job) return;
   open(props.value.job);
-  // On a phone the board stands below the form that was just sent.
-  if (window.matchMedia("(max-width: 760px)").matches) root.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
+  // The board may begin above the button that was just pressed, or on a phone below it.
+  const { top } = root.getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) root.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
 });
 look({ fresh: true });

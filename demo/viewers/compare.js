@@ -11,14 +11,14 @@ function showPair(pair) {
   const panes = pair.sides.map((side) =>
     createVideoPane({ url: side.video, size: pair.size, click: () => clock.toggle(), extra: h("span", { class: "badge" }, side.label) }));
   const players = pair.sides.map((side) =>
-    createPlayer({ page: props.player, recording: side.recording, frames: pair.frames, fps: pair.fps, onKey: (event) => keys.onKey(event) }));
+    createPlayer({ page: fixed.player, recording: side.recording, frames: pair.frames, fps: pair.fps, onKey: (event) => keys.onKey(event) }));
   const videos = h("div", { class: "videos" }, panes.map((pane) => pane.node), h("i", { class: "divider", "aria-hidden": "true" }));
   const scenes = players.map((player, i) => createScenePane(player, h("span", { class: "badge" }, pair.sides[i].label)));
   const modes = MODES.map(([name, label]) => segment(label, name === mode, () => setMode(name)));
   const colours = colourChoice({ colours: pair.colours, missing: pair.missingColours, onPick: paint });
   const clips = panes.map((pane) => pane.video).filter(Boolean);
   const clock = createClock({ videos: clips.length === panes.length ? clips : [], frames: pair.frames, fps: pair.fps, show });
-  const timeline = createTimeline({ run: pair, plotly: props.plotly, onSeek: clock.seek });
+  const timeline = createTimeline({ run: pair, plotly: fixed.plotly, onSeek: clock.seek });
   const keys = bindKeys(root, clock, pair.frames - 1);
   const bars = createBars(pair);
 

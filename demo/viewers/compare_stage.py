@@ -1,6 +1,5 @@
 """The stage of a pair: two videos, two scenes and both sides' rewards on the one clock that the stage of a run has."""
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,10 +14,8 @@ from demo.text import (
     EMPTY_COMPARE_TITLE,
 )
 from demo.viewers.curves import pair_figure, shared_rewards
-from demo.viewers.stage import PARTS, PageFiles, downloads, file_url, player_page, plotly_script, read_scripts
+from demo.viewers.stage import PageFiles, downloads, file_url, stage_script
 from demo.viewers.table import describe, format_value
-
-_HERE = Path(__file__).parent
 
 
 def build_compare_stage() -> gr.HTML:
@@ -26,13 +23,11 @@ def build_compare_stage() -> gr.HTML:
     return gr.HTML(
         value=None,
         html_template='<div class="stage compare" data-frame="0" data-mode="side"></div>',
-        js_on_load=read_scripts(_HERE, (*PARTS, "linked_views.js", "compare.js")),
+        js_on_load=stage_script(
+            "linked_views.js", "compare.js", empty_title=EMPTY_COMPARE_TITLE, empty_hint=EMPTY_COMPARE_HINT
+        ),
         apply_default_css=False,
         elem_id="compare-stage",
-        player=file_url(player_page()),
-        plotly=file_url(plotly_script()),
-        empty_title=EMPTY_COMPARE_TITLE,
-        empty_hint=EMPTY_COMPARE_HINT,
     )
 
 

@@ -1,5 +1,5 @@
 // Small tools for building and finding elements. All parts of the stage are one function body, in the order that
-// stage.py lists; Gradio provides `element`, `props`, `trigger` and `watch`.
+// stage.py lists; Gradio provides `element`, `props`, `trigger` and `watch`, stage.py `fixed`.
 
 /** An element with attributes (functions become listeners) and children (strings become text). */
 function h(tag, attributes = {}, ...children) {

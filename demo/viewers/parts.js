@@ -5,7 +5,7 @@ const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 function emptyStage() {
   return h("div", { class: "empty" },
     h("div", { class: "empty-mark", "aria-hidden": "true" }, h("i"), h("i"), h("i")),
-    h("h2", {}, props.empty_title), h("p", {}, props.empty_hint));
+    h("h2", {}, fixed.empty_title), h("p", {}, fixed.empty_hint));
 }
 
 /** Title, facts and the link to what is shown; `query()` gives the link's parameters. */

@@ -8,10 +8,10 @@ function showRun(run) {
   // Panes and controls -------------------------------------------------------------------------------------------
   const badge = h("span", { class: "badge" });
   const pane = createVideoPane({ url: run.video, size: run.size, click: () => clock.toggle(), extra: badge });
-  const player = createPlayer({ page: props.player, recording: run.recording, frames: run.frames, fps: run.fps, onKey: (event) => keys.onKey(event) });
+  const player = createPlayer({ page: fixed.player, recording: run.recording, frames: run.frames, fps: run.fps, onKey: (event) => keys.onKey(event) });
   const colours = colourChoice({ colours: run.colours, missing: run.missingColours, onPick: paint });
   const clock = createClock({ videos: pane.video ? [pane.video] : [], frames: run.frames, fps: run.fps, show });
-  const timeline = createTimeline({ run, plotly: props.plotly, onSeek: clock.seek });
+  const timeline = createTimeline({ run, plotly: fixed.plotly, onSeek: clock.seek });
   const keys = bindKeys(root, clock, run.frames - 1);
 
   root.replaceChildren(

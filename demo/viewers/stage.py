@@ -141,14 +141,24 @@ def build_stage() -> gr.HTML:
     return gr.HTML(
         value=None,
         html_template='<div class="stage" data-frame="0"></div>',
-        js_on_load=read_scripts(_HERE, (*PARTS, "stage.js")),
+        js_on_load=stage_script("stage.js", empty_title=EMPTY_STAGE_TITLE, empty_hint=EMPTY_STAGE_HINT),
         apply_default_css=False,
         elem_id="stage",
-        player=file_url(player_page()),
-        plotly=file_url(plotly_script()),
-        empty_title=EMPTY_STAGE_TITLE,
-        empty_hint=EMPTY_STAGE_HINT,
     )
+
+
+def stage_script(*names: str, empty_title: str, empty_hint: str) -> str:
+    """The scripts of a stage after the parts that all stages share, with what never changes as a constant.
+
+    As properties of the component these would be missing where its tab is first seen before it has a value.
+    """
+    fixed = {
+        "player": file_url(player_page()),
+        "plotly": file_url(plotly_script()),
+        "empty_title": empty_title,
+        "empty_hint": empty_hint,
+    }
+    return f"const fixed = {json.dumps(fixed)};\n{read_scripts(_HERE, (*PARTS, *names))}"
 
 
 def read_scripts(folder: Path, names: tuple[str, ...]) -> str:

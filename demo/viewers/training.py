@@ -24,6 +24,7 @@ ROW_HEIGHT = 76
 MOST_POINTS = 600
 """Iterations of a longer run are thinned to this many."""
 
+_ROOT = str(Path(__file__).resolve().parents[2])
 _GAP = 0.2
 """Share of a row that separates it from the next."""
 _REWARD_ORDER = ("motion_smoothness", "geometry_consistency", "scene_smoothness")
@@ -65,7 +66,7 @@ def board(finetune: Finetune) -> dict[str, Any]:
         "iterations": _thinned(history).tolist(),
         "time": _time_shares(history),
         "samples": _samples(job.run),
-        "log": [line.replace(str(job.folder), "…") for line in _log(job.run, job.log)],
+        "log": _log(finetune),
         "files": _files(finetune),
         "prompts": _prompts(finetune),
     }
@@ -295,9 +296,13 @@ def _fresh_url(path: Path) -> str:
     return f"{file_url(path)}?v={stamp}"
 
 
-def _log(run: Path, printed: Path) -> tuple[str, ...]:
-    """The trainer's own log; before it has one, what the process printed."""
-    return tail(run / LOG, lines=LOG_LINES) or tail(printed, lines=LOG_LINES)
+def _log(finetune: Finetune) -> list[str]:
+    """The trainer's own log; before it has one, and after a failure, what the process printed, tracebacks included."""
+    job = finetune.job
+    logs = [job.run / LOG, job.log]
+    order = reversed(logs) if finetune.outcome.state == "failed" else logs
+    lines = next((found for path in order if (found := tail(path, lines=LOG_LINES))), ())
+    return [line.replace(str(job.folder), "…").replace(_ROOT, "…") for line in lines]
 
 
 def _files(finetune: Finetune) -> list[dict[str, Any]]:

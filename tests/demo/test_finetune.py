@@ -293,6 +293,14 @@ def test_the_board_holds_every_curve_sample_and_file(training):
     assert seconds["rows"][0]["label"] == "Seconds"
 
 
+def test_after_a_crash_the_log_is_what_the_process_printed(training):
+    job = training.start(asked(training, prompts=("crash",))).job.job_id
+    shown = board(wait_for(training, job, lambda finetune: finetune.outcome.state == "failed"))
+    assert shown["log"][-1] == "RuntimeError: the transformer fell apart"
+    assert "Traceback" in shown["log"][0]
+    assert str(Path(__file__).parents[2]) not in "\n".join(shown["log"])
+
+
 def test_long_runs_are_thinned_and_keep_their_last_iteration(training):
     finetune = finished(training, iterations=1)
     lines = [json.dumps({"iteration": i, "kl": i * 1e-6}) for i in range(2 * MOST_POINTS + 3)]

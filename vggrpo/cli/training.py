@@ -25,7 +25,7 @@ from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import require_writable
 from vggrpo.runtime.training import LoopConfig, TrainingResult
 
-LGM_LOOP = LoopConfig(steps=1200, learning_rate=2e-4, ema_decay=0.99, checkpoint_every=100)
+LGM_LOOP = LoopConfig(steps=1000, learning_rate=2e-4, ema_decay=0.99, checkpoint_every=100)
 """The paper's learning rate and schedule; the number of steps is that of the embedded model."""
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vggrpo.runtime.checkpoint_folder import KEPT_CHECKPOINTS
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import RUN_MARKER, atomic_folder
 from vggrpo.runtime.integrity import verify_files
-from vggrpo.runtime.training import KEPT_CHECKPOINTS, MAX_SKIPPED, LoopConfig, Step, TrainingLoop
+from vggrpo.runtime.training import MAX_SKIPPED, LoopConfig, Step, TrainingLoop
 
 
 def tree(folder: Path) -> dict[str, bytes]:

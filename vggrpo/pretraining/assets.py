@@ -1,6 +1,7 @@
 """``pretrain ship``: finished training runs to shipped weights, measured on held-out seeds, listed in the MANIFEST.
 
-Runs are expected as the commands leave them: ``RUNS/vae``, ``RUNS/video``, ``RUNS/geometry``, ``RUNS/lgm``.
+Runs are expected as the commands leave them: ``RUNS/vae``, ``RUNS/video``, ``RUNS/geometry``, ``RUNS/lgm``, and, if
+there is one, the fine-tune ``RUNS/tuned``.
 """
 
 import json
@@ -12,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import yaml
 
 from vggrpo.latent_geometry.foundation.any4d_checkpoint import load_any4d
 from vggrpo.latent_geometry.model import LatentGeometryModel
@@ -72,6 +74,12 @@ PARTS = (
 )
 
 
+ADAPTERS = "adapters"
+ADAPTER_NAME = "vggrpo-tiny"
+TUNED = "tuned"
+"""The run folder of the fine-tune whose adapter ships. It belongs to the base model that it was trained on."""
+
+
 def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dict[str, object]:
     """Copy finished weights into ``assets``, measure them, write the MANIFEST and return it.
 
@@ -85,17 +93,49 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
         target = assets / part.target
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(runs / part.run / part.source, target)
+    described = ship_adapter(runs / TUNED, assets)
     measured = measure_assets(assets, clips=clips)
     manifest: dict[str, object] = {
         "made_by": "python -m vggrpo pretrain ship --runs RUNS",
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
         "held_out_seeds": [0, clips - 1],
-        "parts": {part.run: _describe(part, runs) | {"held_out": measured[part.run]} for part in PARTS},
+        "parts": {part.run: _describe(part, runs) | {"held_out": measured[part.run]} for part in PARTS} | described,
         "files": _hashes(assets),
     }
     atomic_write_text(assets / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def ship_adapter(run: Path, assets: Path) -> dict[str, object]:
+    """Copy a fine-tune's adapter into ``assets/adapters``; returns its entry of the MANIFEST, or nothing without one.
+
+    An older adapter goes in any case: the base model under it has just been replaced.
+    """
+    shutil.rmtree(assets / ADAPTERS, ignore_errors=True)
+    if not (run / "adapter").is_dir():
+        return {}
+    shutil.copytree(run / "adapter", assets / ADAPTERS / ADAPTER_NAME)
+    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    evaluated = [row for row in rows if row["iteration"] and "eval/score" in row]
+    state = json.loads(max((run / "checkpoints").glob("step-??????/state.json")).read_text(encoding="utf-8"))
+    description: dict[str, object] = {
+        "command": f"python -m vggrpo train --preset tiny --iterations {state['iteration']} --seed {settings['seed']} "
+        f"--out RUNS/{TUNED}",
+        "seed": settings["seed"],
+        "data": "captions of the procedural world",
+        "steps": state["iteration"],
+        "seconds": round(state["seconds"], 1),
+        "settings": settings,
+        "held_out": {name: value for name, value in evaluated[-1].items() if name.startswith("eval/")}
+        if evaluated
+        else {},
+    }
+    notes = run / NOTES
+    if notes.is_file():
+        description["notes"] = notes.read_text(encoding="utf-8").strip()
+    return {TUNED: description}
 
 
 def measure_assets(assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dict[str, object]:
@@ -146,7 +186,7 @@ def _describe(part: Part, runs: Path) -> dict[str, object]:
 
 def _hashes(assets: Path) -> dict[str, dict[str, object]]:
     """Every file of the shipped folders, relative to ``assets``."""
-    roots = sorted({part.target.split("/", maxsplit=1)[0] for part in PARTS})
+    roots = sorted({part.target.split("/", maxsplit=1)[0] for part in PARTS} | {ADAPTERS})
     paths = [path for root in roots for path in sorted((assets / root).rglob("*")) if path.is_file()]
     return {
         path.relative_to(assets).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths

@@ -196,6 +196,25 @@ def test_known_errors_are_measured(clips: list[WorldClip]) -> None:
     assert metrics.rotation_degrees == pytest.approx(12, abs=0.01)
 
 
+def test_a_camera_believed_at_rest_is_as_bad_as_standing_still(clips: list[WorldClip]) -> None:
+    truth = next(clip for seed in range(40) if (clip := make_clip(seed, height=32, width=32)).caption.endswith("left"))
+    scene = truth.geometry.to_scene()
+    still = replace(scene, camera_from_world=torch.eye(4).expand_as(scene.camera_from_world))
+    moving = torch.from_numpy(truth.moving)[None]
+    resting = geometry_metrics(still, true=scene, moving=moving)
+    assert resting.position_relative == pytest.approx(1)
+    assert resting.rotation_degrees == pytest.approx(resting.still_rotation_degrees)
+    right = geometry_metrics(scene, true=scene, moving=moving)
+    assert right.position_relative == pytest.approx(0, abs=1e-5)
+    # Half of the way at every frame: half of the error.
+    world_from_camera = rigid_inverse(scene.camera_from_world)
+    world_from_camera[..., :3, 3] *= 0.5
+    half = geometry_metrics(
+        replace(scene, camera_from_world=rigid_inverse(world_from_camera)), true=scene, moving=moving
+    )
+    assert half.position_relative == pytest.approx(0.5, abs=1e-5)
+
+
 def test_combined_metrics_weigh_clips_and_leave_out_what_is_not_measured(clips: list[WorldClip]) -> None:
     truth = clips[0].geometry.to_scene()
     still = torch.zeros_like(truth.valid)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vggrpo.geometry.alignment import depth_abs_rel, end_point_error, trajectory_error
 from vggrpo.geometry.masked import masked_mean
+from vggrpo.geometry.projection import camera_centres
 from vggrpo.geometry.so3 import safe_norm
 from vggrpo.types import SceneGeometry
 
@@ -21,6 +22,9 @@ class GeometryMetrics:
     """Mean errors over clips; NaN where no clip could be measured. ``clips`` counts them.
 
     ``rotation_degrees`` and ``translation_direction_degrees``: relative poses of all pairs of frames.
+    ``still_rotation_degrees``: what ``rotation_degrees`` would be for a camera believed to stand still.
+    ``position_relative``: mean distance of camera centres from the true ones over their mean distance from frame 0's,
+    in clips whose camera travels; 1 is as bad as standing still.
     ``depth_abs_rel``: after one median scale a clip; ``depth_abs_rel_metric``: in metres as they are.
     ``flow_relative_epe``: end-point error on moving pixels over their mean true flow (1 = as bad as no flow).
     ``static_flow_metres``: mean estimated flow of pixels that stand still.
@@ -29,7 +33,9 @@ class GeometryMetrics:
 
     clips: int
     rotation_degrees: float
+    still_rotation_degrees: float
     translation_direction_degrees: float
+    position_relative: float
     depth_abs_rel: float
     depth_abs_rel_metric: float
     flow_relative_epe: float
@@ -50,6 +56,8 @@ def geometry_metrics(
 ) -> GeometryMetrics:
     """Errors of a batch of clips, averaged over the clips."""
     poses = trajectory_error(estimated.camera_from_world, true=true.camera_from_world, min_baseline=MIN_BASELINE)
+    resting = torch.eye(4).expand_as(true.camera_from_world)
+    at_rest = trajectory_error(resting, true=true.camera_from_world, min_baseline=MIN_BASELINE)
     moved = true.valid & moving
     still = true.valid & ~moving
     flow_error = end_point_error(estimated.scene_flow, true=true.scene_flow, valid=moved)
@@ -60,7 +68,9 @@ def geometry_metrics(
     return GeometryMetrics(
         clips=estimated.batch_size,
         rotation_degrees=_mean(poses.rotation),
+        still_rotation_degrees=_mean(at_rest.rotation),
         translation_direction_degrees=_mean(poses.translation_direction),
+        position_relative=_mean(_position_error(estimated, true=true)),
         depth_abs_rel=_mean(depth_abs_rel(estimated.depth, true=true.depth, valid=true.valid)),
         depth_abs_rel_metric=_mean(
             depth_abs_rel(estimated.depth, true=true.depth, valid=true.valid, align_scale=False)
@@ -82,6 +92,14 @@ def combine(metrics: Sequence[GeometryMetrics]) -> GeometryMetrics:
         weight = clips * values.isfinite()
         averages[name] = float((values.nan_to_num() * weight).sum() / weight.sum())
     return GeometryMetrics(clips=int(clips.sum()), **averages)
+
+
+def _position_error(estimated: SceneGeometry, *, true: SceneGeometry) -> Float[Tensor, " B"]:
+    """Mean error of camera centres over their mean true travel; NaN for a camera that travels less than a baseline."""
+    centres = camera_centres(true.camera_from_world)
+    travelled = safe_norm(centres).mean(1)
+    missed = safe_norm(camera_centres(estimated.camera_from_world) - centres).mean(1)
+    return torch.where(travelled > MIN_BASELINE, missed / travelled, torch.nan)
 
 
 def _mean(values: Float[Tensor, " B"]) -> float:

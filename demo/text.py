@@ -185,9 +185,10 @@ ABOUT = {
         "project's own commands, on a procedural world alone: a few solid shapes on a patterned floor under a moving "
         "camera. It is a genuine Wan video pipeline with a genuine Any4D-style geometry model, only small.</p>"
         "<p><strong>Its weights are rough so far.</strong> Colours and floors follow the prompt; shapes and camera "
-        "moves hardly do. The geometry model reads depth and field of view well, but has not learnt camera motion or "
-        "scene flow: trajectories stay near rest and nothing is marked as moving. Read the rewards as a demonstration "
-        "of the measurement, not as a judgement of these videos.</p>"
+        "moves hardly do. The geometry model reads depth, field of view and the camera's way through a rendered world "
+        "(turns are found too small, a pan is sometimes taken for a step aside), but has not learnt scene flow: "
+        "nothing is marked as moving, so a moving object counts as an error of geometry. Read the rewards as a "
+        "demonstration of the measurement, not as the last word on these videos.</p>"
         "<ul><li>It knows nothing but the words below, and draws nothing but that world, at 128×128 pixels.</li>"
         "<li>Its geometry is an estimate, not the truth; errors you see in the scene may be the video's or the "
         "reader's.</li><li>It is here to make the method visible and testable on any machine, not to make beautiful "
@@ -212,7 +213,9 @@ ABOUT = {
 
 MEASURED_GEOMETRY = {
     "rotation_degrees": "Camera rotation error (°)",
+    "still_rotation_degrees": "… if the camera were believed to stand (°)",
     "translation_direction_degrees": "Camera direction error (°)",
+    "position_relative": "Camera position error (share of its way)",
     "depth_abs_rel": "Depth error (AbsRel)",
     "flow_relative_epe": "Scene flow error (relative)",
     "mask_iou": "Sky mask (IoU)",
@@ -221,6 +224,6 @@ MEASURED_GEOMETRY = {
 
 ABOUT_GEOMETRY_MEASURED = (
     "Against the exact truth of the procedural world: Φ reads frames, Φ<sub>g</sub> reads latents. A direction error "
-    "near 90° or a relative flow error near 1 means that this quantity has not been learnt."
+    "near 90°, or a position or flow error near 1, means that this quantity has not been learnt."
 )
 ABOUT_VAE_MEASURED = "The video autoencoder keeps {psnr} dB PSNR of a clip."

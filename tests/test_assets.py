@@ -45,6 +45,12 @@ def test_no_file_that_could_run_code_ships() -> None:
     assert [path for path in ASSETS.rglob("*") if path.suffix in {".pt", ".pth", ".ckpt", ".pkl", ".bin"}] == []
 
 
+def test_no_configuration_tells_where_it_was_made() -> None:
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in ASSETS.rglob("config.json")]
+    assert configs
+    assert [config["_name_or_path"] for config in configs if config.get("_name_or_path")] == []
+
+
 def test_every_part_says_how_it_was_made(manifest: dict) -> None:
     assert set(manifest["parts"]) - {"tuned"} == {"vae", "video", "geometry", "lgm"}
     assert ("tuned" in manifest["parts"]) == (ASSETS / "adapters").is_dir()

@@ -93,6 +93,7 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
         target = assets / part.target
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(runs / part.run / part.source, target)
+        forget_paths(target)
     described = ship_adapter(runs / TUNED, assets)
     measured = measure_assets(assets, clips=clips)
     manifest: dict[str, object] = {
@@ -105,6 +106,14 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
     }
     atomic_write_text(assets / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def forget_paths(folder: Path) -> None:
+    """Blank the path that diffusers writes into a configuration: where the weights were loaded from is nobody's news."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.get("_name_or_path"):
+            atomic_write_text(path, json.dumps(config | {"_name_or_path": ""}, indent=2, sort_keys=True) + "\n")
 
 
 def ship_adapter(run: Path, assets: Path) -> dict[str, object]:

@@ -109,7 +109,7 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
 
 
 def forget_paths(folder: Path) -> None:
-    """Blank the path that diffusers writes into a configuration: where the weights were loaded from is nobody's news."""
+    """Blank the path in a configuration that diffusers loaded it from: it is nobody's news."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.get("_name_or_path"):

@@ -20,8 +20,8 @@ BLUR_SHARE = 0.3
 class GeometryBatch:
     """B clips of N chosen frames each: images in [0, 1] and the truth, in the camera of the clip's first chosen frame.
 
-    Every clip has its own frames, so that one step sees near and far motions (matching's cross entropy after 1500 steps:
-    1.31; 1.46 with frames shared by the batch).
+    Every clip has its own frames, so that one step sees near and far motions: after 1500 steps matching's cross entropy
+    was 1.31, and 1.46 with frames shared by the batch.
 
     ``offsets`` are the chosen frames' distances from the first, in frames; ``dense`` those (as indices into N) that get
     dense losses. ``flow_known`` marks frames whose flow can be told from the chosen frames: the next one is among them,

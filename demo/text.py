@@ -44,7 +44,6 @@ GUIDANCE_NOTE = (
 GUIDANCE_COST = "Denoising took {guided:.1f} s with guidance and {unguided:.1f} s without."
 
 UNKNOWN_WORDS = "Not in the embedded model's vocabulary, so it will ignore: {words}."
-STILL_FREE = "Ready. The model loads with the first video."
 
 PHASES = {
     "load": "Load model",

@@ -29,7 +29,14 @@ from vggrpo.pretraining.geometry_batches import (
     make_batch,
     mirror,
 )
-from vggrpo.pretraining.geometry_losses import GeometryLossWeights, geometry_losses, rays_of
+from vggrpo.pretraining.geometry_losses import (
+    MEAN_ROTATIONS,
+    MEDIAN_ROTATIONS,
+    GeometryLossWeights,
+    RotationLoss,
+    geometry_losses,
+    rays_of,
+)
 from vggrpo.runtime.training import Step
 from vggrpo.types import WorldClip
 from vggrpo.worlds import make_clip
@@ -303,3 +310,30 @@ def test_a_motion_step_has_no_dense_losses(clips: list[WorldClip], debug_model: 
     assert "loss/rotation" in losses
     assert "loss/depth" not in losses
     assert torch.isfinite(losses["loss"])
+
+
+@pytest.mark.parametrize(("loss", "low", "high"), [(MEDIAN_ROTATIONS, 0.0, 0.25), (MEAN_ROTATIONS, 0.3, 0.4)])
+def test_one_loss_asks_for_the_median_turn_and_the_other_for_the_mean(
+    loss: RotationLoss, low: float, high: float
+) -> None:
+    """Three cameras of five stand still, two turn alike: the best constant answer, as a share of their turn."""
+    turn = so3.exp(torch.tensor([0.0, 0.2, 0.0]))
+    standing = torch.eye(3)
+    shares = torch.linspace(0, 1, 201)
+    answers = so3.exp(shares[:, None] * torch.tensor([0.0, 0.2, 0.0]))
+    cost = 3 * loss((answers - standing).flatten(-2)) + 2 * loss((answers - turn).flatten(-2))
+    best = float(shares[cost.argmin()])
+    assert low <= best <= high
+
+
+def test_rotations_are_weighed_as_the_second_half_of_a_run_asks(clips: list[WorldClip]) -> None:
+    batch = batch_of(clips, frames=np.arange(4, 9), dense=np.array([], dtype=np.int64))
+    perfect = perfect_output(batch)
+    turned = replace(perfect, cam_quats=F.normalize(perfect.cam_quats + 0.2, dim=-1))
+    both = [
+        geometry_losses(turned, batch, weights=GeometryLossWeights(), rotations=loss)
+        for loss in (MEDIAN_ROTATIONS, MEAN_ROTATIONS)
+    ]
+    assert both[0]["loss/rotation"] != both[1]["loss/rotation"]
+    for name in ("loss/translation", "loss/step_rotation", "loss/scale"):
+        assert torch.equal(both[0][name], both[1][name]), name

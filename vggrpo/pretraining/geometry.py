@@ -40,7 +40,6 @@ from vggrpo.runtime.training import LoopConfig, Step, TrainingLoop, TrainingResu
 from vggrpo.types import WorldClip
 from vggrpo.worlds import FIRST_TRAINING_SEED
 
-HELD_OUT_CLIPS = 32
 NUM_FRAMES = 17
 MIRRORED = 0.5
 """Share of batches that are seen in a mirror."""
@@ -158,12 +157,6 @@ def draw_batch(step: Step, training: GeometryTraining, *, clips: ClipCache) -> G
 def _rising(share: tuple[float, float], fraction: float) -> float:
     """A share that rises linearly over the run."""
     return share[0] + (share[1] - share[0]) * fraction
-
-
-def held_out_clips(count: int = HELD_OUT_CLIPS, *, cache: ClipCache) -> Iterator[WorldClip]:
-    """Clips that no training sees: seeds 0, 1, …"""
-    for seed in range(count):
-        yield cache.clip(seed)
 
 
 @torch.no_grad()

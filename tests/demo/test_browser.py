@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -100,15 +101,15 @@ def wait_until_it_answers(url: str, *, server: subprocess.Popen, log: Path) -> N
     pytest.fail(f"app.py ended with {server.returncode}: {log.read_text()[-2000:]}")
 
 
-@pytest.fixture(scope="module")
-def page(address):
-    """A page that does not play by itself, so that nothing moves but by the test."""
+@contextmanager
+def visit(address: str, *, width: int, height: int):
+    """A fresh browser on the page, at rest; ``page.errors`` gathers what its scripts throw."""
     from playwright.sync_api import sync_playwright
 
     executable = find_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(CHROMIUM_FLAGS))
-        context = browser.new_context(viewport={"width": 1000, "height": 800}, reduced_motion="reduce")
+        context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.errors = []
@@ -116,6 +117,13 @@ def page(address):
         page.goto(address, timeout=PATIENCE_MS)
         yield page
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(address):
+    """A page that does not play by itself, so that nothing moves but by the test."""
+    with visit(address, width=1000, height=800) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.demo.make_adapter import write_adapter
-from tests.demo.test_browser import CHROMIUM_FLAGS, PATIENCE_MS, address, find_chromium  # noqa: F401 - a fixture
+from tests.demo.test_browser import PATIENCE_MS, address, visit  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.browser
 
@@ -42,21 +42,10 @@ FRAMES_SHOWN = """() => {
 @pytest.fixture(scope="module")
 def page(address: str, tmp_path_factory: pytest.TempPathFactory):  # noqa: F811 - the fixture from above
     """The page with a pair of its own, made with an uploaded adapter; nothing plays by itself."""
-    from playwright.sync_api import sync_playwright
-
     adapter = write_adapter(tmp_path_factory.mktemp("adapter") / "lora") / "pytorch_lora_weights.safetensors"
-    executable = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(CHROMIUM_FLAGS))
-        context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
-        context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(address, timeout=PATIENCE_MS)
+    with visit(address, width=1200, height=900) as page:
         make_pair(page, adapter)
         yield page
-        browser.close()
 
 
 def make_pair(page, adapter: Path) -> None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.demo.test_browser import CHROMIUM_FLAGS, PATIENCE_MS, address, find_chromium
+from tests.demo.test_browser import PATIENCE_MS, address, visit
 
 pytestmark = pytest.mark.browser
 
@@ -19,20 +19,9 @@ always be judged."""
 @pytest.fixture(scope="module")
 def page(address):
     """The page on its Fine-tune tab."""
-    from playwright.sync_api import sync_playwright
-
-    executable = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(CHROMIUM_FLAGS))
-        context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
-        context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(address, timeout=PATIENCE_MS)
+    with visit(address, width=1200, height=900) as page:
         page.get_by_role("tab", name="Fine-tune").click()
         yield page
-        browser.close()
 
 
 def board(page):

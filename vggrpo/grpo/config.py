@@ -20,8 +20,13 @@ Tracker = Literal["tensorboard", "trackio"]
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {"iterations", "checkpoint_every", "evaluate_every", "sample_every", "trackers", "early_stop_patience"}
+    # Where files lie, and how much memory the judge and the base may take: the same numbers come out.
+    | {"model_folder", "offline", "geometry_weights", "latent_geometry", "reward_batch", "shard_base"}
 )
 """Settings that decide how far a run goes and what it shows, not what it computes on the way."""
+
+_RATIO_NORM_CLIP = 1e-4
+"""GRPO-Guard's ratios stray by about rms(δ) / √D from 1, some 1e-6: a clip range above this never acts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +63,25 @@ class GrpoConfig:
     adapter: Path | None = None
     """A LoRA to go on from: a .safetensors file or its folder. Its rank and alpha replace those below."""
 
+    model_folder: Path | None = None
+    """A folder with the video model (a diffusers pipeline), in place of the preset's own place for it."""
+    geometry: str | None = None
+    """Which geometry model judges; the preset's if not given."""
+    geometry_weights: Path | None = None
+    """Its weights, in place of the preset's own place for them."""
+    latent_geometry: Path | None = None
+    """A latent geometry model that `train-lgm` made for this video model."""
+    offline: bool = False
+    """Load nothing over the network."""
+    height: int | None = None
+    """Height of the videos in pixels; the preset's if not given."""
+    width: int | None = None
+    """Width of the videos in pixels; the preset's if not given."""
+    frames: int | None = None
+    """Frames of the videos, 4 n + 1; the preset's if not given."""
+    first_frame: Path | None = None
+    """An image that every video starts from, for presets that take one."""
+
     prompts: Path | None = None
     """Training prompts, one a line; captions of the procedural world if not given."""
     evaluation_prompts: Path | None = None
@@ -85,11 +109,22 @@ class GrpoConfig:
     """Whether all members of a group start from the same noise."""
     micro_batch: int = 8
     """Videos in the transformer at once: memory against speed. Rollout and replay share it."""
+    guidance_passes: Literal["together", "apart"] = "together"
+    """With guidance: the prompt and the empty prompt in one batch, or one after the other in half the memory."""
+    compile: Literal["off", "inductor", "aot_eager", "eager"] = "off"
+    """torch.compile for the transformer's blocks, by this backend; inductor is the fast one, the others look for
+    faults. The first iterations take minutes longer."""
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
+    """Attention kernel of the transformer; torch chooses one if auto."""
 
     weights: RewardWeights = field(default_factory=RewardWeights)
     """Reward weights."""
     reward_space: Literal["latent", "rgb"] = "latent"
     """Judge latents directly by Φ_g, or decode them and judge the video by Φ (slower)."""
+    reward_batch: int = 8
+    """Videos judged at once: memory against speed, the rewards are the same."""
+    dense_frames: int | None = None
+    """Frames whose dense geometry is computed at once: memory against speed; the geometry model's own if not given."""
     advantage: Literal["paper", "gdpo", "scalar"] = "paper"
     """Standardise each reward in its group, then average; the same with a final batch normalisation; or sum first."""
     advantage_std: Literal["group", "global", "none"] = "group"
@@ -130,6 +165,9 @@ class GrpoConfig:
     """Linear layers that it adapts, by the end of their names."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, a third more time."""
+    shard_base: bool = False
+    """With several GPUs: share out the frozen base's weights (FSDP) instead of a whole copy on each. Only the adapter
+    is trained, and it stays whole on each."""
 
     evaluate_every: int = 5
     """Iterations between evaluations on held-out prompts at fixed seeds; 0 is off."""
@@ -179,7 +217,10 @@ class GrpoConfig:
         self._require_at_least(
             1, "lora_rank", "evaluation_clips", "evaluation_steps", "max_skipped", "training_captions"
         )
-        self._require_at_least(1, "early_stop_patience", "refresh_steps", "guard_clips")
+        self._require_at_least(1, "early_stop_patience", "refresh_steps", "guard_clips", "reward_batch")
+        for name in ("height", "width", "frames", "dense_frames"):
+            if getattr(self, name) is not None:
+                self._require_at_least(1, name)
         self._require_at_least(0, "seed", "evaluate_every", "sample_every", "samples", "refresh_lgm")
         self._require_at_least(2, "refresh_clips")
         for name in ("learning_rate", "gradient_clip", "lora_alpha", "refresh_learning_rate", "flow_shift"):
@@ -217,6 +258,7 @@ class GrpoConfig:
             window_range=(self.window_first, self.window_end),
             same_noise=self.same_noise,
             micro_batch=self.micro_batch,
+            together=self.guidance_passes == "together",
         )
 
     @property
@@ -245,6 +287,16 @@ class GrpoConfig:
         from vggrpo.policy.adapter import LoraSettings
 
         return LoraSettings(rank=self.lora_rank, alpha=self.lora_alpha, targets=self.lora_targets)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is allowed but hardly meant, a sentence each."""
+        if self.ratio_norm and self.clip_range > _RATIO_NORM_CLIP:
+            return (
+                f"--ratio-norm with --clip-range {self.clip_range:g} never clips: its ratios stay within some 1e-6 of "
+                "1; give --clip-range 2e-6.",
+            )
+        return ()
 
     def differences(self, other: "GrpoConfig") -> dict[str, Any]:
         """Settings of ``other`` that differ from this one's, by name."""

@@ -41,7 +41,8 @@ class RolloutSettings:
 
     ``window_range`` [first, end) bounds the steps that may be noisy; a window of ``window_size`` steps is drawn inside
     it once a group. The last step is never among them. ``noise_level`` None is the transition's default.
-    ``state_dtype`` is what kept states are rounded to BEFORE they are scored and walked on from.
+    ``together`` as in ``Conditions``. ``state_dtype`` is what kept states are rounded to BEFORE they are scored and
+    walked on from.
     """
 
     steps: int = 10
@@ -53,6 +54,7 @@ class RolloutSettings:
     window_range: tuple[int, int] = (0, 5)
     same_noise: bool = False
     micro_batch: int = 8
+    together: bool = True
     state_dtype: StateDtype = "float32"
 
     def __post_init__(self) -> None:
@@ -85,6 +87,10 @@ class RolloutSettings:
     def grid(self) -> Float[Tensor, " N1"]:
         """t_0 = 1 > … > t_N = 0 in float64."""
         return noise_grid(self.steps, shift=self.shift)
+
+    def applied_to(self, conditions: Conditions) -> Conditions:
+        """The conditions with this guidance: one rule for rollout and replay."""
+        return replace(conditions, guidance=self.guidance, together=self.together)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +170,7 @@ def collect(
     """
     walk = _Walk(
         transformer=transformer,
-        conditions=replace(conditions, guidance=settings.guidance),
+        conditions=settings.applied_to(conditions),
         settings=settings,
         window_start=draw_window(settings, group=group, seed=seed),
     )
@@ -207,7 +213,7 @@ def replay(
     device = transformer.device
     walk = _Walk(
         transformer=transformer,
-        conditions=replace(conditions, guidance=settings.guidance),
+        conditions=settings.applied_to(conditions),
         settings=settings,
         window_start=rollout.window_start,
     )

@@ -24,12 +24,15 @@ class Conditions:
     """What the policy is conditioned on.
 
     ``negative`` is needed when ``guidance`` differs from 1. ``first_frame`` are normalised latents of one frame.
+    ``together``: with guidance, both texts run in one batch; otherwise one after the other in half the memory. The two
+    ways round differently, so whoever replays must go the way that was sampled.
     """
 
     text: Float[Tensor, "B L D"]
     negative: Float[Tensor, "#B L D"] | None = None
     guidance: float = 1.0
     first_frame: Float[Tensor, "B C 1 h w"] | None = None
+    together: bool = True
 
     def __post_init__(self) -> None:
         """Guidance without a negative would silently be none."""
@@ -49,7 +52,7 @@ def guided_velocity(
     t: float,
     conditions: Conditions,
 ) -> Float[Tensor, "B C T h w"]:
-    """v_uncond + guidance · (v_cond − v_uncond), both in one batch; zero on a given first frame."""
+    """v_uncond + guidance · (v_cond − v_uncond); zero on a given first frame."""
     batch, _, frames, _, _ = latents.shape
     fraction = torch.full((batch, frames), t, dtype=torch.float32, device=latents.device)
     if conditions.first_frame is not None:
@@ -57,9 +60,14 @@ def guided_velocity(
     if conditions.negative is None or conditions.guidance == 1.0:
         velocity = predict_velocity(transformer, latents, fraction, conditions.text)
     else:
-        text = torch.cat([conditions.text, conditions.negative.expand_as(conditions.text)])
-        both = predict_velocity(transformer, torch.cat([latents, latents]), torch.cat([fraction, fraction]), text)
-        conditional, unconditional = both.chunk(2)
+        negative = conditions.negative.expand_as(conditions.text)
+        if conditions.together:
+            text = torch.cat([conditions.text, negative])
+            both = predict_velocity(transformer, torch.cat([latents, latents]), torch.cat([fraction, fraction]), text)
+            conditional, unconditional = both.chunk(2)
+        else:
+            conditional = predict_velocity(transformer, latents, fraction, conditions.text)
+            unconditional = predict_velocity(transformer, latents, fraction, negative)
         velocity = unconditional + conditions.guidance * (conditional - unconditional)
     if conditions.first_frame is not None:
         velocity[:, :, 0] = 0.0

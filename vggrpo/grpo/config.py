@@ -292,10 +292,8 @@ class GrpoConfig:
     def doubts(self) -> tuple[str, ...]:
         """What is allowed but hardly meant, a sentence each."""
         if self.ratio_norm and self.clip_range > _RATIO_NORM_CLIP:
-            return (
-                f"--ratio-norm with --clip-range {self.clip_range:g} never clips: its ratios stay within some 1e-6 of "
-                "1; give --clip-range 2e-6.",
-            )
+            ratio_norm = f"--ratio-norm with --clip-range {self.clip_range:g} never clips: its ratios stay within"
+            return (f"{ratio_norm} some 1e-6 of 1; give --clip-range 2e-6.",)
         return ()
 
     def differences(self, other: "GrpoConfig") -> dict[str, Any]:

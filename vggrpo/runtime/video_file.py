@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -67,10 +69,12 @@ def _encode(path: Path, frames: UInt8[np.ndarray, "N H W 3"], *, fps: int | floa
         container.mux(stream.encode())
 
 
-def read_video(path: Path, *, max_frames: int, min_frames: int = 1) -> VideoFrames:
-    """Decode the first ``max_frames`` frames. Raises a UserError for anything that is not such a video.
+@contextmanager
+def open_video(path: Path) -> Iterator[InputContainer]:
+    """A file's container with at least one video stream, of a size that may be decoded.
 
-    Nothing is opened but the file itself, and the frames' total size is bounded.
+    Nothing is opened but the file itself. Raises a UserError for anything that is not such a video, also for what
+    turns out to be damaged within the block.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: give a video file.")
@@ -78,11 +82,23 @@ def read_video(path: Path, *, max_frames: int, min_frames: int = 1) -> VideoFram
         with av.open(str(path), options={"protocol_whitelist": "file", "format_whitelist": _FORMATS}) as container:
             if not container.streams.video:
                 raise UserError(f"{path} holds no video stream; give an .mp4, .webm or .mov file.")
-            video = _decode(container, path=path, max_frames=max_frames)
+            height, width = container.streams.video[0].height, container.streams.video[0].width
+            if not 0 < height <= MAX_SIDE or not 0 < width <= MAX_SIDE or height * width > MAX_FRAME_PIXELS:
+                raise UserError(f"{path} has frames of {width} × {height}; give a smaller video.")
+            yield container
     except UserError:
         raise
     except (av.FFmpegError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a video: give an .mp4, .webm or .mov file.") from error
+
+
+def read_video(path: Path, *, max_frames: int, min_frames: int = 1) -> VideoFrames:
+    """Decode the first ``max_frames`` frames. Raises a UserError for anything that is not such a video.
+
+    The frames' total size is bounded.
+    """
+    with open_video(path) as container:
+        video = _decode(container, path=path, max_frames=max_frames)
     if len(video.frames) < min_frames:
         raise UserError(f"{path} has {len(video.frames)} frames; at least {min_frames} are needed.")
     return video
@@ -92,8 +108,6 @@ def _decode(container: InputContainer, *, path: Path, max_frames: int) -> VideoF
     """Frames of the first video stream."""
     stream = container.streams.video[0]
     height, width = stream.height, stream.width
-    if not 0 < height <= MAX_SIDE or not 0 < width <= MAX_SIDE or height * width > MAX_FRAME_PIXELS:
-        raise UserError(f"{path} has frames of {width} × {height}; give a smaller video.")
     limit = min(max_frames, MAX_DECODED_BYTES // (3 * height * width))
     images: list[np.ndarray] = []
     has_more = False

@@ -11,7 +11,7 @@ from vggrpo.geometry.projection import project, transform_points
 from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY
 from vggrpo.latent_geometry.foundation.any4d_start import carry_the_difference, matching_layers
-from vggrpo.latent_geometry.foundation.any4d_vit import SelfAttention
+from vggrpo.latent_geometry.foundation.vit import SelfAttention
 from vggrpo.pretraining.data import select_frames
 from vggrpo.pretraining.geometry_batches import GeometryBatch, make_batch
 from vggrpo.pretraining.geometry_matching import MatchingTeacher, bilinear_target, token_truth

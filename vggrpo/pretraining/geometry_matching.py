@@ -24,7 +24,7 @@ from vggrpo.geometry.projection import camera_centres
 from vggrpo.geometry.scene_scale import scene_scale
 from vggrpo.latent_geometry.foundation.any4d import Any4D
 from vggrpo.latent_geometry.foundation.any4d_start import matching_layers
-from vggrpo.latent_geometry.foundation.any4d_vit import Block
+from vggrpo.latent_geometry.foundation.vit import Block
 from vggrpo.pretraining.geometry_batches import GeometryBatch
 from vggrpo.pretraining.geometry_losses import FLOW_SOFTENING, MEDIAN_ROTATIONS, RotationLoss, mean_over, softened
 

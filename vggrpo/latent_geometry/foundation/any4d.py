@@ -5,7 +5,7 @@ points and scene flow of a whole video in metric scale. The raw output keeps the
 poses, distance along the ray); ``any4d_adapter`` turns it into the project's ``SceneGeometry``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,17 +21,14 @@ from vggrpo.latent_geometry.foundation.any4d_dpt import DPTFeature, DPTRegressor
 from vggrpo.latent_geometry.foundation.any4d_heads import PoseHead, ScaleHead
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.any4d_sharing import AlternatingAttention, SharedFeatures
-from vggrpo.latent_geometry.foundation.any4d_vit import NORM_EPSILON, VisionTransformer
 from vggrpo.latent_geometry.foundation.base import DecodedFrames, Grid
+from vggrpo.latent_geometry.foundation.stitchable import StitchableFoundation
+from vggrpo.latent_geometry.foundation.vit import NORM_EPSILON, EncoderStyle, VisionTransformer
 from vggrpo.types import SceneGeometry
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 NORM_FLOOR = 1e-8
 DENSE_CHANNELS = 6  # ray 3, distance, confidence, mask
 FLOW_CHANNELS = 3
-# Their outputs are geometry to three or more digits; bfloat16 has two and a half.
-FULL_PRECISION_PREFIXES = ("pose_head.", "scale_head.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +57,12 @@ class ImageEncoder(nn.Module):
         self.model = model
 
 
-class Any4D(nn.Module):
+class Any4D(StitchableFoundation):
     """The geometry foundation model Φ of the 4D family; implements ``base.GeometryModel``."""
 
-    image_mean: Tensor
-    image_std: Tensor
+    full_precision_prefixes = ("pose_head.", "scale_head.")
+    encoder_name = "encoder.model"
+    fusion_prefixes = ("info_sharing.self_attention_blocks.",)
 
     def __init__(self, config: Any4DConfig) -> None:
         """Random weights of the sizes in ``config``."""
@@ -77,6 +75,7 @@ class Any4D(nn.Module):
                 num_heads=config.encoder_heads,
                 patch_size=config.patch_size,
                 position_grid=config.position_grid,
+                style=EncoderStyle(),
             )
         )
         self.fusion_norm_layer = nn.LayerNorm(config.encoder_dim, eps=NORM_EPSILON)
@@ -97,66 +96,6 @@ class Any4D(nn.Module):
             setattr(self, f"{prefix}dpt_regressor_head", DPTRegressor(config.dpt_features, output_dim=channels))
         self.pose_head = PoseHead(config.sharing_dim, hidden=config.pose_hidden, num_blocks=config.pose_blocks)
         self.scale_head = ScaleHead(config.sharing_dim, hidden=config.scale_hidden)
-        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of one token's square of pixels."""
-        return self.config.patch_size
-
-    @property
-    def token_dim(self) -> int:
-        """Width of the image encoder."""
-        return self.config.encoder_dim
-
-    @property
-    def encoder_depth(self) -> int:
-        """Number of blocks of the image encoder."""
-        return self.config.encoder_depth
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """One class token, no registers."""
-        return 1
-
-    def to_bfloat16(self) -> "Any4D":
-        """Hold the weights in bfloat16, except the heads whose outputs need more digits; returns the model."""
-        for name, parameter in self.named_parameters():
-            if not name.startswith(FULL_PRECISION_PREFIXES):
-                parameter.data = parameter.data.to(torch.bfloat16)
-        return self
-
-    def position_embedding(self, grid: Grid) -> Float[Tensor, "1 patches C"]:
-        """The encoder's position embedding of the patch tokens on ``grid``."""
-        return self.encoder.model.patch_positions(grid)
-
-    def encode_tokens(self, images: Float[Tensor, "B N 3 H W"], *, upto: int) -> Float[Tensor, "B N S C"]:
-        """Tokens after ``upto`` encoder blocks of images in [0, 1]: class token, then patches row by row.
-
-        Raises:
-            ValueError: height or width is no multiple of the patch size.
-        """
-        height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"images of {height} x {width} pixels: both must be multiples of {self.patch_size}")
-        normalised = (images - self.image_mean) / self.image_std
-        vit = self.encoder.model
-        tokens = vit.embed(normalised.flatten(0, 1).to(vit.patch_embed.proj.weight.dtype))
-        return vit.run_blocks(tokens, start=0, stop=upto).unflatten(0, images.shape[:2])
-
-    def encoder_activations(self, images: Float[Tensor, "B N 3 H W"]) -> Iterator[Float[Tensor, "B N S C"]]:
-        """The tokens after block 1, 2, … ``encoder_depth``, in one pass."""
-        tokens = self.encode_tokens(images, upto=0).flatten(0, 1)
-        for block in self.encoder.model.blocks:
-            tokens = block(tokens)
-            yield tokens.unflatten(0, images.shape[:2])
-
-    def finish_encoder(self, tokens: Float[Tensor, "B N S C"], *, start: int) -> Float[Tensor, "B N patches C"]:
-        """Blocks from ``start`` on, the final norm, and the class token left behind."""
-        vit = self.encoder.model
-        finished = vit.run_blocks(tokens.flatten(0, 1), start=start, stop=self.encoder_depth)
-        return vit.norm(finished)[:, self.num_prefix_tokens :].unflatten(0, tokens.shape[:2])
 
     def predict(
         self, features: Float[Tensor, "B N patches C"], *, grid: Grid, selection: FrameSelection = ALL_FRAMES
@@ -200,18 +139,6 @@ class Any4D(nn.Module):
         """Φ(x), in the project's conventions."""
         return to_scene_geometry(self(images))
 
-    def grid_of(self, images: Float[Tensor, "B N 3 H W"]) -> Grid:
-        """Token grid of images."""
-        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
-
-    def tail_linear_names(self, *, start: int) -> list[str]:
-        """Linear layers of the encoder blocks behind the cut and of the sharing layers."""
-        tail = tuple(f"encoder.model.blocks.{index}." for index in range(start, self.encoder_depth))
-        prefixes = (*tail, "info_sharing.self_attention_blocks.")
-        return [
-            name for name, module in self.named_modules() if isinstance(module, nn.Linear) and name.startswith(prefixes)
-        ]
-
     def _pose(self, final: Float[Tensor, "B N patches D"], *, grid: Grid) -> Float[Tensor, "B N 7"]:
         tokens = final.flatten(0, 1).transpose(1, 2).unflatten(2, grid)
         raw = self.pose_head(tokens.to(self.pose_head.fc_t.weight.dtype))
@@ -231,9 +158,7 @@ class Any4D(nn.Module):
             # Convolutions do not take empty batches on every device.
             channels = DENSE_CHANNELS if prefix == "" else FLOW_CHANNELS
             return maps[0].new_zeros(0, channels, *size).float()
-        raw = regressor(feature(maps), size)
-        # bfloat16 has too few digits for geometry; float64, in which gradients are checked, keeps its own.
-        return raw.to(torch.promote_types(raw.dtype, torch.float32))
+        return self.dense_maps(lambda part: regressor(feature(part), size), maps, pixels=size[0] * size[1])
 
 
 def assemble(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vggrpo.latent_geometry.foundation.any4d import FULL_PRECISION_PREFIXES, Any4D
+from vggrpo.latent_geometry.foundation.any4d import Any4D
 from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import atomic_write_text
@@ -139,7 +139,7 @@ def save_any4d(model: Any4D, folder: Path) -> None:
     Half the size of float32; the rounding (2⁻⁹ relative) is that of the numbers the model was trained with.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    halved = {name for name, _ in model.named_parameters() if not name.startswith(FULL_PRECISION_PREFIXES)}
+    halved = {name for name, _ in model.named_parameters() if not name.startswith(model.full_precision_prefixes)}
     tensors = {
         name: (tensor.to(torch.bfloat16) if name in halved else tensor).detach().contiguous()
         for name, tensor in model.state_dict().items()

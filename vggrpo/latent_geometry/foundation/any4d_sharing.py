@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vggrpo.latent_geometry.foundation.any4d_vit import NORM_EPSILON, Block
+from vggrpo.latent_geometry.foundation.vit import NORM_EPSILON, Block, BlockStyle, Recomputing
+
+SHARING_BLOCK = BlockStyle(layer_scale=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ def sinusoid_table(rows: int, *, dim: int) -> Float[Tensor, "rows dim"]:
     return torch.where(channel.remainder(2) == 0, angle.sin(), angle.cos()).float()
 
 
-class AlternatingAttention(nn.Module):
+class AlternatingAttention(Recomputing):
     """Global layers see the tokens of all views and the scale token; frame layers see one view, without it."""
 
     view_pos_table: Tensor
@@ -40,7 +42,7 @@ class AlternatingAttention(nn.Module):
         self.register_buffer("view_pos_table", sinusoid_table(max_views, dim=dim))
         self.proj_embed = nn.Linear(input_dim, dim)
         self.self_attention_blocks = nn.ModuleList(
-            Block(dim, num_heads=num_heads, layer_scale=False) for _ in range(depth)
+            Block(dim, num_heads=num_heads, style=SHARING_BLOCK) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=NORM_EPSILON)
 
@@ -78,11 +80,11 @@ class AlternatingAttention(nn.Module):
         kept: dict[int, Tensor] = {}
         for index, block in enumerate(self.self_attention_blocks):
             if index % 2 == 0:
-                merged = block(torch.cat([tokens.flatten(1, 2), scale], dim=1))
+                merged = self.run(block, torch.cat([tokens.flatten(1, 2), scale], dim=1))
                 tokens = merged[:, :-1].unflatten(1, (views, patches))
                 scale = merged[:, -1:]
             else:
-                tokens = block(tokens.flatten(0, 1)).unflatten(0, (batch, views))
+                tokens = self.run(block, tokens.flatten(0, 1)).unflatten(0, (batch, views))
             if index in self.taps:
                 kept[index] = self.norm(tokens)
         first, second = self.taps

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vggrpo.latent_geometry.foundation.any4d import Any4D
-from vggrpo.latent_geometry.foundation.any4d_vit import SelfAttention
+from vggrpo.latent_geometry.foundation.vit import SelfAttention
 
 POSITION_AMPLITUDE = 0.5
 # Logit of a token with itself is about this squared times √(head width): 16 for heads of 64.

@@ -121,9 +121,14 @@ def score_video(file: Path, out: Path, studio: GeometryReader) -> RunFolder:
     The video is brought to the preset's size: frames are taken at its rate, the middle is cropped to its aspect ratio
     and resized. What was done stands in the manifest's ``notes``. Fewer frames than the preset's are a UserError.
     """
+    video = run_folder.read_video(file, max_frames=MAX_FRAMES_READ)
+    return score_frames(video, out, studio, name=file.name)
+
+
+def score_frames(video: VideoFrames, out: Path, studio: GeometryReader, *, name: str) -> RunFolder:
+    """``score_video`` of a file that was read already; ``name`` is what people call it."""
     preset = studio.preset
-    video = run_folder.read_video(file, max_frames=MAX_FRAMES_READ, min_frames=preset.num_frames)
-    fitted = fit_video(video, preset=preset, name=file.name)
+    fitted = fit_video(video, preset=preset, name=name)
     with atomic_folder(out) as folder:
         began = time.perf_counter()
         tensor = torch.from_numpy(fitted.frames)[None].permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
@@ -135,7 +140,7 @@ def score_video(file: Path, out: Path, studio: GeometryReader) -> RunFolder:
             folder,
             {
                 "kind": "score-video",
-                "source": file.name,
+                "source": name,
                 "preset": preset.name,
                 "geometry": "video",
                 "num_frames": preset.num_frames,
@@ -151,6 +156,8 @@ def score_video(file: Path, out: Path, studio: GeometryReader) -> RunFolder:
 
 def fit_video(video: VideoFrames, *, preset: Preset, name: str) -> FittedVideo:
     """Bring a video to a preset's frames, rate and size. Raises a UserError where that would leave too little."""
+    if len(video.frames) < preset.num_frames:
+        raise UserError(f"{name} has {len(video.frames)} frames; at least {preset.num_frames} are needed.")
     chosen = _frames_at_rate(video, preset=preset)
     resized = _crop_and_resize(chosen.frames, preset=preset, name=name)
     return FittedVideo(frames=resized.frames, notes=chosen.notes + resized.notes)

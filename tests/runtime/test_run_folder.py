@@ -252,10 +252,11 @@ class TestVideo:
         assert len(read.frames) == 4
         assert read.has_more
 
-    def test_too_few_frames_say_how_many_are_needed(self, tmp_path: Path) -> None:
-        run_folder.write_video(tmp_path / "v.mp4", moving_frames(2), fps=8)
-        with pytest.raises(UserError, match="has 2 frames; at least 17"):
-            run_folder.read_video(tmp_path / "v.mp4", max_frames=100, min_frames=17)
+    def test_reading_stops_where_the_bytes_do(self, tmp_path: Path) -> None:
+        run_folder.write_video(tmp_path / "v.mp4", moving_frames(), fps=8)
+        whole = run_folder.read_video(tmp_path / "v.mp4", max_frames=100)
+        read = run_folder.read_video(tmp_path / "v.mp4", max_frames=100, max_bytes=3 * whole.frames[0].nbytes + 1)
+        assert (len(read.frames), read.has_more) == (3, True)
 
     @pytest.mark.parametrize("name", ["notes.mp4", "notes.txt", "list.m3u8", "list.ffconcat"])
     def test_text_is_no_video_and_opens_nothing_else(self, tmp_path: Path, name: str) -> None:

@@ -37,8 +37,10 @@ def archive_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def read_archive(path: Path, *, names: Mapping[str, str]) -> dict[str, np.ndarray]:
+def read_archive(path: Path, *, names: Mapping[str, str], max_bytes: int = MAX_ARCHIVE_BYTES) -> dict[str, np.ndarray]:
     """Read the named arrays; ``names`` maps each to its expected shape in words, for the messages.
+
+    Nothing is read where they unpack to more than ``max_bytes`` together.
 
     Raises a UserError that names the file for anything that is not such an archive, and the array for one that is
     missing or damaged. Other members are ignored.
@@ -52,9 +54,9 @@ def read_archive(path: Path, *, names: Mapping[str, str]) -> dict[str, np.ndarra
                 if f"{name}.npy" not in sizes:
                     raise UserError(f"{path} has no array '{name}': it must hold '{name}' of shape {shape}.")
             total = sum(sizes[f"{name}.npy"] for name in names)
-            if total > MAX_ARCHIVE_BYTES:
+            if total > max_bytes:
                 raise UserError(
-                    f"{path} unpacks to {total / 2**30:.1f} GiB; at most {MAX_ARCHIVE_BYTES // 2**30} GiB are read."
+                    f"{path} unpacks to {total / 2**30:.1f} GiB; at most {max_bytes / 2**30:g} GiB are read."
                 )
             return {name: _read_member(archive, name, path=path, shape=shape) for name, shape in names.items()}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:

@@ -54,7 +54,7 @@ def read_geometry(path: Path) -> ClipGeometry:
     Checked: every array is there, shapes agree, numbers are finite, rotations are rotations, focal lengths and the
     depth of valid pixels are positive.
     """
-    arrays = read_archive(path, names={name: _shape_in_words(name) for name in _SHAPES})
+    arrays = read_archive(path, names=array_shapes())
     _check_shapes(arrays, path)
     if arrays["valid"].dtype != bool:
         raise UserError(f"{path}: 'valid' holds {arrays['valid'].dtype}; it must be bool {_shape_in_words('valid')}.")
@@ -67,6 +67,11 @@ def read_geometry(path: Path) -> ClipGeometry:
     return ClipGeometry(
         **{name: array.astype(bool if name == "valid" else np.float32) for name, array in arrays.items()}
     )
+
+
+def array_shapes() -> dict[str, str]:
+    """The arrays of the contract, each with its shape in words."""
+    return {name: _shape_in_words(name) for name in _SHAPES}
 
 
 def _shape_in_words(name: str, sizes: dict[str, int] | None = None) -> str:

@@ -92,23 +92,20 @@ def open_video(path: Path) -> Iterator[InputContainer]:
         raise UserError(f"{path} cannot be read as a video: give an .mp4, .webm or .mov file.") from error
 
 
-def read_video(path: Path, *, max_frames: int, min_frames: int = 1) -> VideoFrames:
+def read_video(path: Path, *, max_frames: int, max_bytes: int = MAX_DECODED_BYTES) -> VideoFrames:
     """Decode the first ``max_frames`` frames. Raises a UserError for anything that is not such a video.
 
-    The frames' total size is bounded.
+    No more frames are decoded than ``max_bytes`` hold.
     """
     with open_video(path) as container:
-        video = _decode(container, path=path, max_frames=max_frames)
-    if len(video.frames) < min_frames:
-        raise UserError(f"{path} has {len(video.frames)} frames; at least {min_frames} are needed.")
-    return video
+        return _decode(container, path=path, max_frames=max_frames, max_bytes=max_bytes)
 
 
-def _decode(container: InputContainer, *, path: Path, max_frames: int) -> VideoFrames:
+def _decode(container: InputContainer, *, path: Path, max_frames: int, max_bytes: int) -> VideoFrames:
     """Frames of the first video stream."""
     stream = container.streams.video[0]
     height, width = stream.height, stream.width
-    limit = min(max_frames, MAX_DECODED_BYTES // (3 * height * width))
+    limit = min(max_frames, max_bytes // (3 * height * width))
     images: list[np.ndarray] = []
     has_more = False
     for frame in container.decode(stream):

@@ -1,28 +1,77 @@
 """The frozen video VAE, shared by figure (a) and figure (b): encode, decode, raw ↔ normalised."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
 from jaxtyping import Float
 from torch import Tensor
 
+from vggrpo.runtime.errors import UserError
+from vggrpo.runtime.lazy import Lazy
 from vggrpo.types import Latents, RawLatents
 
 
-@dataclass(frozen=True, kw_only=True)
 class VideoVAE:
-    """``AutoencoderKLWan`` with the two latent spaces kept apart by type."""
+    """``AutoencoderKLWan`` with the two latent spaces kept apart by type.
 
-    model: AutoencoderKLWan
+    Its weights are loaded when they are first needed: a latent reward never needs them. Sizes and latent statistics are
+    the configuration's, and known at once.
+    """
+
+    def __init__(
+        self, *, model: AutoencoderKLWan | None = None, source: Lazy[AutoencoderKLWan] | None = None, config: Any = None
+    ) -> None:
+        """Around a model at hand, or (see ``load``) one to be loaded from ``source`` as ``config`` describes it."""
+        if model is not None:
+            source, config = Lazy(lambda: model), model.config
+        if source is None or config is None:
+            raise ValueError("a VideoVAE needs a model, or a source with its configuration")
+        self._source = source
+        self.config: Mapping[str, Any] = config
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "VideoVAE":
-        """Load from a diffusers folder (safetensors only), frozen, in evaluation mode."""
-        model = AutoencoderKLWan.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
-        model.to(device).eval().requires_grad_(requires_grad=False)
-        return cls(model=model)
+        """From a diffusers folder (safetensors only), frozen, in evaluation mode; the weights wait for first use."""
+
+        def make() -> AutoencoderKLWan:
+            model = AutoencoderKLWan.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+            # One clip after another bounds the memory of a batch, and changes no number.
+            model.enable_slicing()
+            return model.to(device).eval().requires_grad_(requires_grad=False)
+
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / 'config.json'} is missing or damaged: fetch or train the VAE again.") from error
+        return cls(source=Lazy(make), config=config)
+
+    @property
+    def model(self) -> AutoencoderKLWan:
+        """The network, loaded on the first call."""
+        return self._source.get()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._source.is_loaded
+
+    def release(self) -> None:
+        """Let the weights go; the next use loads them again."""
+        self._source.release()
+
+    @property
+    def z_dim(self) -> int:
+        """C, channels of the latents."""
+        return int(self.config["z_dim"])
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels a side of one latent cell."""
+        return int(self.config.get("scale_factor_spatial") or 8)
 
     def encode(self, video: Float[Tensor, "B 3 N H W"]) -> RawLatents:
         """Posterior mean of a video in [-1, 1]; N = 4 (T - 1) + 1. fp32 out."""
@@ -52,9 +101,8 @@ class VideoVAE:
         return self.decode(self.denormalise(latents))
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.model.config
-        mean = torch.tensor(config.latents_mean, dtype=like.dtype, device=like.device).view(1, -1, 1, 1, 1)
-        std = torch.tensor(config.latents_std, dtype=like.dtype, device=like.device).view(1, -1, 1, 1, 1)
+        mean = torch.tensor(self.config["latents_mean"], dtype=like.dtype, device=like.device).view(1, -1, 1, 1, 1)
+        std = torch.tensor(self.config["latents_std"], dtype=like.dtype, device=like.device).view(1, -1, 1, 1, 1)
         return mean, std
 
 

@@ -54,8 +54,9 @@ def guided_velocity(
 ) -> Float[Tensor, "B C T h w"]:
     """v_uncond + guidance · (v_cond − v_uncond); zero on a given first frame."""
     batch, _, frames, _, _ = latents.shape
-    fraction = torch.full((batch, frames), t, dtype=torch.float32, device=latents.device)
-    if conditions.first_frame is not None:
+    given = conditions.first_frame is not None
+    fraction = torch.full((batch, frames if given else 1), t, dtype=torch.float32, device=latents.device)
+    if given:
         fraction[:, 0] = 0.0
     if conditions.negative is None or conditions.guidance == 1.0:
         velocity = predict_velocity(transformer, latents, fraction, conditions.text)

@@ -1,96 +1,285 @@
-"""The models of a preset: loaded from its folders, or built small with random weights for ``tiny-debug``."""
+"""The models of a preset: from shipped folders, a folder of the user's, a hub, or fresh with random weights.
 
-from dataclasses import dataclass
+Everything is looked at before anything is loaded: the wrong model, a missing or truncated file is one clear line. The
+embedded models are loaded at once, the released ones part by part when they are needed: the text encoder leaves after
+embedding, the VAE waits for frames, and Φ is dropped where only Φ_g is asked for.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import WanTransformer3DModel
+from torch import nn
 
-from vggrpo.latent_geometry.connector import ConnectorConfig
-from vggrpo.latent_geometry.foundation.any4d import Any4D
-from vggrpo.latent_geometry.foundation.any4d_checkpoint import load_any4d
-from vggrpo.latent_geometry.foundation.any4d_config import DEBUG
-from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
-from vggrpo.latent_geometry.model import LatentGeometryConfig, LatentGeometryModel
+from vggrpo.generation.architecture import DEBUG_VIDEO, Architecture, architecture_of
+from vggrpo.generation.options import LoadOptions
+from vggrpo.generation.random_text import random_text
+from vggrpo.latent_geometry.foundation.base import GeometryModel
+from vggrpo.latent_geometry.foundation.registry import geometry_info, load_geometry
+from vggrpo.latent_geometry.model import LatentGeometryModel
 from vggrpo.latents import VideoVAE
-from vggrpo.policy.backbone import TextConditioner, load_transformer
-from vggrpo.presets import ModelFolders, Preset
+from vggrpo.policy.backbone import TextConditioner, cast_like_pretrained, load_transformer
+from vggrpo.policy.pipeline_folder import PipelineFolder, check_pipeline_folder
+from vggrpo.presets import Preset
 from vggrpo.pretraining.text import build_tokenizer
-from vggrpo.pretraining.vae import VaeArchitecture
-from vggrpo.pretraining.video import VideoArchitecture
 from vggrpo.runtime.device import choose_device, choose_dtype
+from vggrpo.runtime.errors import UserError
+from vggrpo.runtime.hub import HubRepo, OnBytes, fetch
 from vggrpo.runtime.integrity import verify_files
+from vggrpo.runtime.lazy import Lazy
 
-DEBUG_VAE = VaeArchitecture(base_dim=8, decoder_base_dim=8)
-DEBUG_VIDEO = VideoArchitecture(
-    num_attention_heads=2,
-    attention_head_dim=16,
-    num_layers=2,
-    ffn_dim=64,
-    text_dim=32,
-    text_layers=1,
-)
+__all__ = ["DEBUG_VIDEO", "LoadListener", "LoadOptions", "Models", "load_models"]
+
+log = logging.getLogger(__name__)
+
+PartName = Literal["transformer", "geometry", "latent_geometry", "vae", "text"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadListener:
+    """Whoever wants to hear of loading: lines for people (licences, notes), and bytes as they are fetched."""
+
+    line: Callable[[str], None] = log.info
+    on_bytes: OnBytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Everything frozen, in evaluation mode, on one device."""
+    """Everything frozen, in evaluation mode, on one device; parts are loaded when they are first touched."""
 
     vae: VideoVAE
     text: TextConditioner
-    transformer: WanTransformer3DModel
-    geometry: Any4D
-    """Φ: geometry from frames."""
-    latent_geometry: LatentGeometryModel
-    """Φ_g: geometry from latents."""
     device: torch.device
+    transformer_source: Lazy[WanTransformer3DModel] = field(repr=False)
+    geometry_source: Lazy[GeometryModel] = field(repr=False)
+    latent_geometry_source: Lazy[LatentGeometryModel] = field(repr=False)
+
+    @property
+    def transformer(self) -> WanTransformer3DModel:
+        """The video transformer."""
+        return self.transformer_source.get()
+
+    @property
+    def geometry(self) -> GeometryModel:
+        """Φ: geometry from frames."""
+        return self.geometry_source.get()
+
+    @property
+    def latent_geometry(self) -> LatentGeometryModel:
+        """Φ_g: geometry from latents. Raises a UserError where none has been trained."""
+        return self.latent_geometry_source.get()
+
+    def release(self, part: PartName) -> None:
+        """Let a part go; touching it again loads it again."""
+        sources: dict[PartName, Any] = {
+            "transformer": self.transformer_source,
+            "geometry": self.geometry_source,
+            "latent_geometry": self.latent_geometry_source,
+            "vae": self.vae,
+            "text": self.text,
+        }
+        sources[part].release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def load_all(self) -> None:
+        """Load every part but the text encoder now, so that the first video does not wait."""
+        _ = (self.vae.model, self.transformer, self.geometry, self.latent_geometry)
 
 
-def load_models(preset: Preset) -> Models:
-    """Load a preset's models. Raises a UserError naming a missing, truncated or altered weight file."""
-    if preset.folders is None:
-        return _build_debug_models(preset)
-    verify_files(preset.folders.root, preset.folders.manifest)
-    return _load_folders(preset.folders, preset)
+def load_models(preset: Preset, options: LoadOptions | None = None, *, listener: LoadListener | None = None) -> Models:
+    """A preset's models.
+
+    Raises:
+        UserError: a weight file is missing, truncated, altered or of another model, or cannot be fetched.
+    """
+    options, listener = options or LoadOptions(), listener or LoadListener()
+    geometry_info(options.geometry or preset.geometry)
+    is_own = preset.folders is None and not preset.is_released_model and options.model_folder is None
+    if options.random_weights or is_own:
+        return _random_models(preset, options)
+    return _Loader(preset=preset, options=options, listener=listener).models()
 
 
-def _load_folders(folders: ModelFolders, preset: Preset) -> Models:
-    device = choose_device()
-    dtype = choose_dtype(device)
-    geometry = load_any4d(folders.geometry)
-    latent_geometry = LatentGeometryModel.load(folders.latent_geometry, foundation=geometry)
-    latent_geometry.merge_lora()
-    return Models(
-        vae=VideoVAE.load(folders.pipeline / "vae", dtype=dtype, device=device),
-        text=TextConditioner.load(folders.pipeline, dtype=torch.float32, device=device, max_tokens=preset.max_tokens),
-        transformer=load_transformer(folders.pipeline, dtype=dtype, device=device),
-        geometry=geometry.to(device).eval().requires_grad_(requires_grad=False),
-        latent_geometry=latent_geometry.to(device).eval().requires_grad_(requires_grad=False),
+@dataclass(frozen=True, kw_only=True)
+class _Loader:
+    """Files to models."""
+
+    preset: Preset
+    options: LoadOptions
+    listener: LoadListener
+
+    def models(self) -> Models:
+        """All checked; loaded at once where they are small."""
+        pipeline = self._pipeline()
+        device = choose_device()
+        dtype = choose_dtype(device)
+        is_large = self.preset.is_released_model
+        geometry = Lazy(lambda: self._geometry(device))
+        models = Models(
+            # Wan's own VAE is run in fp32 by its authors; the embedded one was trained in bf16.
+            vae=VideoVAE.load(pipeline.part("vae"), dtype=torch.float32 if is_large else dtype, device=device),
+            text=TextConditioner.load(
+                pipeline.path,
+                dtype=dtype if is_large else torch.float32,
+                device=device,
+                max_tokens=self.preset.max_tokens,
+                keep_encoder=not is_large,
+            ),
+            device=device,
+            transformer_source=Lazy(
+                lambda: load_transformer(pipeline.path, dtype=dtype, device=device),
+            ),
+            geometry_source=geometry,
+            latent_geometry_source=Lazy(lambda: self._latent_geometry(geometry, device)),
+        )
+        if not is_large and self.options.model_folder is None and self.options.geometry is None:
+            models.load_all()
+        return models
+
+    def _pipeline(self) -> PipelineFolder:
+        """The video model's folder, checked."""
+        preset, given = self.preset, self.options.model_folder
+        if given is None and preset.folders is not None:
+            verify_files(preset.folders.root, preset.folders.manifest)
+            return check_pipeline_folder(preset.folders.pipeline)
+        if given is None:
+            assert preset.hub is not None, "debug presets never come here"
+            self.listener.line(_licence_line(preset.hub))
+            given = fetch(preset.hub, offline=self.options.offline, on_bytes=self.listener.on_bytes)
+        folder = check_pipeline_folder(given)
+        self._require_same_family(folder)
+        return folder
+
+    def _require_same_family(self, folder: PipelineFolder) -> None:
+        """A folder may be smaller or larger than the preset's model, but not of another kind."""
+        preset, sizes = self.preset, folder.sizes
+        channels, factor = sizes.vae.get("z_dim"), sizes.vae.get("scale_factor_spatial") or 8
+        if (channels, factor) != (preset.latent_channels, preset.spatial_factor):
+            raise UserError(
+                f"{folder.path} holds another model: its VAE makes {channels} channels at 1/{factor} of the size, "
+                f"{preset.name} has {preset.latent_channels} at 1/{preset.spatial_factor}; choose another --preset."
+            )
+        if preset.takes_first_frame and not sizes.expand_timesteps:
+            raise UserError(
+                f"{folder.path} holds another model: it has one timestep for all frames, {preset.name} one a token "
+                "(expand_timesteps in model_index.json); choose another --preset."
+            )
+        if preset.sizes is None:
+            return
+        for name in ("num_layers", "num_attention_heads", "ffn_dim"):
+            found, released = sizes.transformer.get(name), preset.sizes.transformer[name]
+            if found != released:
+                self.listener.line(
+                    f"{folder.path} is not the released {preset.name}: {name} is {found}, not {released}."
+                )
+                return
+
+    def _geometry(self, device: torch.device) -> GeometryModel:
+        """Φ, from the folder that the user or the preset names, or its hub."""
+        info = geometry_info(self.options.geometry or self.preset.geometry)
+        source = self.options.geometry_weights
+        is_shipped = self.preset.folders is not None and info.name == self.preset.geometry
+        if source is None and is_shipped and self.preset.folders is not None:
+            source = self.preset.folders.geometry
+        elif source is None:
+            repo = HubRepo(
+                repo=info.hub_repo,
+                patterns=(info.hub_file,),
+                licence=info.licence_weights,
+                gigabytes=info.gigabytes,
+            )
+            folder = fetch(repo, offline=self.options.offline, on_bytes=self.listener.on_bytes)
+            source = folder / info.hub_file
+        if not is_shipped:
+            self.listener.line(info.notice())
+        return load_geometry(info.name, source, device=device)
+
+    def _latent_geometry(self, geometry: Lazy[GeometryModel], device: torch.device) -> LatentGeometryModel:
+        """Φ_g on Φ, its LoRA merged. A Φ that nobody else asked for is taken over, not copied."""
+        folder = self.options.latent_geometry
+        if folder is None and self.preset.folders is not None and self.options.geometry in {None, self.preset.geometry}:
+            folder = self.preset.folders.latent_geometry
+        if folder is None:
+            raise UserError(_no_latent_geometry(self.preset))
+        is_shared = geometry.is_loaded
+        foundation = geometry.get() if is_shared else self._geometry(device)
+        model = LatentGeometryModel.load(folder, foundation=foundation)
+        _require_fitting_connector(model, self.preset, folder)
+        model.merge_lora()
+        return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _random_models(preset: Preset, options: LoadOptions) -> Models:
+    """Random weights from a fixed seed: the same on every machine, and without files. Minimal ones stay in fp32."""
+    architecture = architecture_of(preset, options)
+    is_large = preset.is_released_model
+    device = choose_device() if is_large else torch.device("cpu")
+    dtype = choose_dtype(device) if is_large else torch.float32
+    geometry: Lazy[GeometryModel] = Lazy(lambda: _seeded(architecture.build_geometry, device))
+
+    def make_latent_geometry() -> LatentGeometryModel:
+        foundation = geometry.get()
+        return cast(LatentGeometryModel, _seeded(lambda: architecture.build_latent_geometry(foundation), device))
+
+    models = Models(
+        vae=VideoVAE(source=Lazy(lambda: _seeded(architecture.build_vae, device)), config=architecture.sizes.vae),
+        text=_random_conditioner(preset, architecture, device=device, dtype=dtype),
         device=device,
+        transformer_source=Lazy(lambda: cast_like_pretrained(_seeded(architecture.build_transformer, device), dtype)),
+        geometry_source=geometry,
+        latent_geometry_source=Lazy(make_latent_geometry),
     )
+    if not is_large:
+        models.load_all()
+    return models
 
 
-def _build_debug_models(preset: Preset) -> Models:
-    """Random weights from a fixed seed, in fp32 on the CPU: the same on every machine, and without files."""
-    with torch.random.fork_rng(devices=[]):
+def _random_conditioner(
+    preset: Preset, architecture: Architecture, *, device: torch.device, dtype: torch.dtype
+) -> TextConditioner:
+    """UMT5-XXL is not built only to make random numbers of its own."""
+    tokenizer = build_tokenizer(preset.max_tokens)
+    if preset.is_released_model:
+        encoder = Lazy(lambda: random_text(len(tokenizer), architecture.sizes.transformer["text_dim"], dtype=dtype))
+    else:
+        encoder = Lazy(lambda: _seeded(architecture.build_text_encoder, device))
+    return TextConditioner(tokenizer=tokenizer, encoder=encoder, max_tokens=preset.max_tokens, device=device)
+
+
+def _seeded(build: Callable[[], Any], device: torch.device) -> Any:
+    """Random weights, drawn where they stay: true sizes take minutes on a CPU."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(0)
-        tokenizer = build_tokenizer(preset.max_tokens)
-        encoder = DEBUG_VIDEO.build_text_encoder(tokenizer)
-        transformer = DEBUG_VIDEO.build_transformer()
-        # A fresh transformer's output layer is zero, and a zero velocity would leave the noise as it is.
-        torch.nn.init.normal_(transformer.proj_out.weight, std=0.05)
-        vae = DEBUG_VAE.build()
-        geometry = Any4D(DEBUG)
-        # Plain random heads put every point behind the camera, where no reward can be measured.
-        start_from_scratch(geometry)
-        connector = ConnectorConfig(latent_channels=DEBUG_VAE.z_dim, token_dim=geometry.token_dim)
-        latent_geometry = LatentGeometryModel(geometry, LatentGeometryConfig(block=1, connector=connector, lora_rank=4))
-    for module in (encoder, transformer, vae, geometry, latent_geometry):
-        module.eval().requires_grad_(requires_grad=False)
-    return Models(
-        vae=VideoVAE(model=vae),
-        text=TextConditioner(tokenizer=tokenizer, encoder=encoder, max_tokens=preset.max_tokens),
-        transformer=transformer,
-        geometry=geometry,
-        latent_geometry=latent_geometry,
-        device=torch.device("cpu"),
+        return _frozen(build(), device)
+
+
+def _frozen(model: Any, device: torch.device) -> Any:
+    cast(nn.Module, model).to(device).eval().requires_grad_(requires_grad=False)
+    return model
+
+
+def _require_fitting_connector(model: LatentGeometryModel, preset: Preset, folder: Path) -> None:
+    """Φ_g must read this preset's latents."""
+    connector = model.config.connector
+    if connector.latent_channels != preset.latent_channels:
+        raise UserError(
+            f"{folder} reads latents of {connector.latent_channels} channels, {preset.name} makes "
+            f"{preset.latent_channels}: it was trained for another video model."
+        )
+
+
+def _licence_line(source: HubRepo) -> str:
+    return f"{source.repo}: about {source.gigabytes:g} GB, licence {source.licence} ({source.address})."
+
+
+def _no_latent_geometry(preset: Preset) -> str:
+    return (
+        f"{preset.name} has no trained latent geometry model yet: make one with "
+        f"`python -m vggrpo train-lgm --preset {preset.name}` and give --latent-geometry FOLDER, or judge decoded video "
+        "with --reward-space rgb."
     )

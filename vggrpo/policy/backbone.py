@@ -6,6 +6,7 @@ reward is latent never carries it.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -17,6 +18,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 
 from vggrpo.policy.schedule import TIMESTEPS
 from vggrpo.runtime.lazy import Lazy
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """The part of ``UMT5EncoderModel`` that is used."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def __call__(self, tokens: Tensor, mask: Tensor) -> Any:
+        """Token ids and mask [B, L] to a result with ``last_hidden_state`` [B, L, D]."""
+        ...
 
 
 class TextConditioner:
@@ -31,7 +46,7 @@ class TextConditioner:
         self,
         *,
         tokenizer: PreTrainedTokenizerBase,
-        encoder: UMT5EncoderModel | Lazy[UMT5EncoderModel],
+        encoder: TextEncoder | Lazy[Any],
         max_tokens: int,
         device: torch.device | None = None,
         keep_encoder: bool = True,
@@ -110,7 +125,7 @@ class TextConditioner:
 
 def encode_text(
     tokenizer: PreTrainedTokenizerBase,
-    encoder: UMT5EncoderModel,
+    encoder: TextEncoder,
     prompts: list[str],
     *,
     max_tokens: int,

@@ -6,22 +6,23 @@ Gradio gave their upload.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from demo.job_queue import PageError, Report, ShouldStop, StepReport
 from demo.pair_results import COMPARISON, ComparisonResult, PairResult, read_comparison, read_pair
 from demo.results import UnreadableRun, read_json
 from demo.run_store import UnknownRun
-from demo.service import PageError, PageService, Report, ShouldStop, StepReport, relay
+from demo.service import PageService, relay, require_steps
+from demo.upload_service import admitted
 
 BASE_MODEL = ""
 UPLOAD = "upload"
 _SHIPPED = "shipped."
 LORA_FILE = "pytorch_lora_weights.safetensors"
 LARGEST_ADAPTER_BYTES = 64 * 2**20
-MOST_PROMPTS = 64
 
 
 class TrainedAdapter(Protocol):
@@ -69,6 +70,14 @@ class CompareInput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sides:
+    """The models of both sides, found."""
+
+    base: ModelChoice
+    tuned: ModelChoice
+
+
+@dataclass(frozen=True, kw_only=True)
 class ManyReport(StepReport):
     """A report of a comparison over many prompts with what is finished so far."""
 
@@ -96,87 +105,30 @@ class CompareService:
 
     def open_pair(self, pair_id: str) -> PairResult:
         """Read a pair. Raises ``PageError``."""
-        try:
-            return read_pair(self.service.store.find_pair(pair_id), pair_id=pair_id)
-        except (UnknownRun, UnreadableRun) as error:
-            raise PageError(str(error)) from error
+        return _open_pair(self.service, pair_id)
 
     def open_comparison(self, comparison_id: str) -> ComparisonResult:
         """Read a comparison over many prompts. Raises ``PageError``."""
-        try:
-            folder = self.service.store.find_comparison(comparison_id)
-            return read_comparison(read_json(folder / COMPARISON), comparison_id=comparison_id)
-        except (UnknownRun, UnreadableRun) as error:
-            raise PageError(str(error)) from error
+        return _open_comparison(self.service, comparison_id)
 
     def pair(self, asked: CompareInput) -> Iterator[StepReport | PairResult]:
         """Reports, then the pair. Closing the iterator stops the job. Raises ``PageError``."""
-        base, tuned = self._sides(asked)
-
-        def work(report: Report, should_stop: ShouldStop) -> PairResult:
-            from vggrpo.generation.pair import PairRequest, generate_pair
-
-            request = PairRequest(
-                base=self._request(asked, asked.base, base),
-                tuned=self._request(asked, asked.tuned, tuned),
-                base_label=_label(asked.base, base),
-                tuned_label=_label(asked.tuned, tuned),
-            )
-            studio = self.service.studio(self.service.preset, report=report)
-            pair_id = self.service.store.new_run()
-            relays = {"base": relay(report, side="base"), "tuned": relay(report, side="tuned")}
-            target = self.service.store.target(pair_id)
-            with _named(asked.upload):
-                generate_pair(
-                    studio,
-                    request,
-                    target,
-                    on_progress=lambda side, progress: relays[side](progress),
-                    should_stop=should_stop,
-                )
-            return self.open_pair(pair_id)
-
-        return self.service.run_job(work)
+        return self.service.run_job(PairTask(asked=asked, sides=self._sides(asked)))
 
     def many(self, asked: CompareInput, *, count: int) -> Iterator[StepReport | ComparisonResult]:
         """Reports with what is finished so far, then the comparison. Raises ``PageError``."""
-        base, tuned = self._sides(asked)
-        if not 2 <= count <= MOST_PROMPTS:
-            raise PageError(f"{count} prompts were asked for: give 2 to {MOST_PROMPTS}")
+        most = self.service.limits.compared_prompts
+        if not 2 <= count <= most:
+            raise PageError(f"{count} prompts were asked for: give 2 to {most}")
+        return self.service.run_job(ManyTask(asked=asked, sides=self._sides(asked), count=count))
 
-        def work(report: Report, should_stop: ShouldStop) -> ComparisonResult:
-            from vggrpo.generation import comparison
-            from vggrpo.runtime import run_folder
-            from vggrpo.runtime.files import atomic_folder
-
-            jobs = comparison.held_out_prompts(count, seed=asked.seed)
-            sides = {
-                "base": {"label": _label(asked.base, base)},
-                "tuned": {"label": _label(asked.tuned, tuned)},
-            }
-            studio = self.service.studio(self.service.preset, report=report)
-            comparison_id = self.service.store.new_run()
-            extra = {"sides": sides, "preset": self.service.preset, "asked": count}
-            with _named(asked.upload):
-                compared = comparison.compare_prompts(
-                    studio,
-                    jobs,
-                    base=self._request(asked, asked.base, base, prompt=jobs[0].prompt),
-                    tuned=self._request(asked, asked.tuned, tuned, prompt=jobs[0].prompt),
-                    on_progress=_relay_many(report, extra),
-                    should_stop=should_stop,
-                )
-            with atomic_folder(self.service.store.target(comparison_id)) as folder:
-                run_folder.write_json(folder / COMPARISON, compared.to_json() | extra)
-            return self.open_comparison(comparison_id)
-
-        return self.service.run_job(work)
-
-    def _sides(self, asked: CompareInput) -> tuple[ModelChoice, ModelChoice]:
+    def _sides(self, asked: CompareInput) -> Sides:
         """Both models. Raises ``PageError`` for a name that is not on the list, and for two equal sides."""
+        require_steps(asked.steps, service=self.service)
         if asked.base == asked.tuned:
             raise PageError("Both sides are the same: choose an adapter, or reward guidance, for one of them.")
-        return self._model(asked.base.model, asked.upload), self._model(asked.tuned.model, asked.upload)
+        base, tuned = (self._model(side.model, asked.upload) for side in (asked.base, asked.tuned))
+        return Sides(base=base, tuned=tuned)
 
     def _model(self, key: str, upload: Path | None) -> ModelChoice:
         if key == UPLOAD:
@@ -186,33 +138,129 @@ class CompareService:
                 return choice
         raise PageError(f"There is no adapter {key!r} on this server.")
 
-    def _request(self, asked: CompareInput, side: SideInput, model: ModelChoice, *, prompt: str = "") -> Any:
-        """The request of one side. Raises ``vggrpo``'s ``UserError`` for what cannot be generated."""
-        from vggrpo.generation import GenerateRequest
-        from vggrpo.policy.guidance import RewardGuidance
 
-        return GenerateRequest(
-            prompt=prompt or asked.prompt,
-            preset=self.service.preset,
-            seed=asked.seed,
-            steps=asked.steps,
-            guidance=asked.guidance,
-            adapter=model.path,
-            reward_guidance=RewardGuidance() if side.guided else None,
-        )
+@dataclass(frozen=True, kw_only=True)
+class PairTask:
+    """One prompt and seed on two sides (a ``demo.service.Task``)."""
+
+    asked: CompareInput
+    sides: Sides
+
+    @property
+    def videos(self) -> int:
+        """How many videos' time it takes."""
+        return _videos(self.asked)
+
+    def __call__(self, service: PageService, report: Report, should_stop: ShouldStop) -> PairResult:
+        """See ``Task``."""
+        from vggrpo.generation.pair import PairRequest, generate_pair
+
+        asked, sides = self.asked, self.sides
+        with _admitted(asked.upload, service=service, should_stop=should_stop):
+            request = PairRequest(
+                base=_request(asked, asked.base, sides.base, service=service),
+                tuned=_request(asked, asked.tuned, sides.tuned, service=service),
+                base_label=_label(asked.base, sides.base),
+                tuned_label=_label(asked.tuned, sides.tuned),
+            )
+            studio = service.studio(service.preset, report=report)
+            pair_id = service.store.new_run()
+            relays = {"base": relay(report, side="base"), "tuned": relay(report, side="tuned")}
+            generate_pair(
+                studio,
+                request,
+                service.store.target(pair_id),
+                on_progress=lambda side, progress: relays[side](progress),
+                should_stop=should_stop,
+            )
+        return _open_pair(service, pair_id)
 
 
-@contextmanager
-def _named(upload: Path | None) -> Iterator[None]:
-    """Within it, mistakes name the visitor's file by its name, and not by where the server keeps it."""
-    from vggrpo.runtime.errors import UserError
+@dataclass(frozen=True, kw_only=True)
+class ManyTask:
+    """Many prompts on two sides (a ``demo.service.Task``)."""
 
+    asked: CompareInput
+    sides: Sides
+    count: int
+
+    @property
+    def videos(self) -> int:
+        """How many videos' time it takes."""
+        return _videos(self.asked) * self.count
+
+    def __call__(self, service: PageService, report: Report, should_stop: ShouldStop) -> ComparisonResult:
+        """See ``Task``."""
+        from vggrpo.generation import comparison
+        from vggrpo.runtime import run_folder
+        from vggrpo.runtime.files import atomic_folder
+
+        asked, sides = self.asked, self.sides
+        jobs = comparison.held_out_prompts(self.count, seed=asked.seed)
+        labels = {
+            "base": {"label": _label(asked.base, sides.base)},
+            "tuned": {"label": _label(asked.tuned, sides.tuned)},
+        }
+        extra = {"sides": labels, "preset": service.preset, "asked": self.count}
+        studio = service.studio(service.preset, report=report)
+        comparison_id = service.store.new_run()
+        with _admitted(asked.upload, service=service, should_stop=should_stop):
+            compared = comparison.compare_prompts(
+                studio,
+                jobs,
+                base=_request(asked, asked.base, sides.base, service=service, prompt=jobs[0].prompt),
+                tuned=_request(asked, asked.tuned, sides.tuned, service=service, prompt=jobs[0].prompt),
+                on_progress=_relay_many(report, extra),
+                should_stop=should_stop,
+            )
+        with atomic_folder(service.store.target(comparison_id)) as folder:
+            run_folder.write_json(folder / COMPARISON, compared.to_json() | extra)
+        return _open_comparison(service, comparison_id)
+
+
+def _open_pair(service: PageService, pair_id: str) -> PairResult:
     try:
-        yield
-    except UserError as error:
-        if upload is None:
-            raise
-        raise UserError(str(error).replace(str(upload), upload.name)) from error
+        return read_pair(service.store.find_pair(pair_id), pair_id=pair_id)
+    except (UnknownRun, UnreadableRun) as error:
+        raise PageError(str(error)) from error
+
+
+def _open_comparison(service: PageService, comparison_id: str) -> ComparisonResult:
+    try:
+        folder = service.store.find_comparison(comparison_id)
+        return read_comparison(read_json(folder / COMPARISON), comparison_id=comparison_id)
+    except (UnknownRun, UnreadableRun) as error:
+        raise PageError(str(error)) from error
+
+
+def _videos(asked: CompareInput) -> int:
+    """Two videos; a guided one takes as long as five."""
+    return sum(5 if side.guided else 1 for side in (asked.base, asked.tuned))
+
+
+def _request(
+    asked: CompareInput, side: SideInput, model: ModelChoice, *, service: PageService, prompt: str = ""
+) -> Any:
+    """The request of one side. Raises ``vggrpo``'s ``UserError`` for what cannot be generated."""
+    from vggrpo.generation import GenerateRequest
+    from vggrpo.policy.guidance import RewardGuidance
+
+    return GenerateRequest(
+        prompt=prompt or asked.prompt,
+        preset=service.preset,
+        seed=asked.seed,
+        steps=asked.steps,
+        guidance=asked.guidance,
+        adapter=model.path,
+        reward_guidance=RewardGuidance() if side.guided else None,
+    )
+
+
+def _admitted(upload: Path | None, *, service: PageService, should_stop: ShouldStop) -> AbstractContextManager[object]:
+    """Within it the visitor's adapter was looked at, and mistakes name it as the visitor does."""
+    if upload is None:
+        return nullcontext()
+    return admitted(upload, kind="adapter", limits=service.limits, should_stop=should_stop)
 
 
 def _uploaded(file: Path | None) -> ModelChoice:

@@ -5,20 +5,26 @@ video. One job runs at a time, in its own thread, so that a cancelled or closed 
 """
 
 import logging
-import queue
-import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
+from demo import zero_gpu_service
+from demo.environment import Environment
+from demo.job_queue import JobQueue, PageError, Report, ShouldStop, StepReport
 from demo.results import RunResult, UnreadableRun, read_run
 from demo.run_store import RunStore, UnknownRun
+from demo.upload_service import Admitted, admitted
+from demo.visitors import Visitor, owner
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 0.5
-"""Seconds between two reports of a running job, and so the longest that a cancel waits to be heard."""
+OUT_OF_MEMORY = (
+    "It ran out of memory. The models were given up to make room: try again with fewer frames or a smaller preset, and "
+    "if it happens again, close other programs that use the memory."
+)
 
 ScoreKind = Literal["video", "geometry", "latents"]
 SCORE_KINDS: tuple[ScoreKind, ...] = get_args(ScoreKind)
@@ -28,10 +34,6 @@ def kind_of_file(name: str) -> ScoreKind:
     """What a file is, by its name: everything that is neither geometry nor latents is tried as a video."""
     kinds: dict[str, ScoreKind] = {".npz": "geometry", ".safetensors": "latents"}
     return kinds.get(Path(name).suffix.lower(), "video")
-
-
-class PageError(ValueError):
-    """Something that the visitor can put right; the message is one line for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +49,6 @@ class GenerateInput:
     reward_guidance: float = 0.0
     """How strongly rewards steer the sampling; 0 is off."""
     reward_guidance_every: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """How far a job is: ``done`` of ``total`` steps of a phase, and a guess of the seconds to the end of all."""
-
-    phase: str
-    done: int = 0
-    total: int = 0
-    seconds_left: float | None = None
-    side: str = ""
-    """Which of two videos it works on, for a pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +72,37 @@ class SamplingDefaults:
     guidance: float
 
 
-Report = Callable[[StepReport], None]
-ShouldStop = Callable[[], bool]
 Result = TypeVar("Result")
+Made_co = TypeVar("Made_co", covariant=True)
+
+
+class Task(Protocol[Made_co]):
+    """A job. A frozen dataclass of plain values, because on ZeroGPU another process does it."""
+
+    def __call__(self, service: "PageService", report: Report, should_stop: ShouldStop) -> Made_co:
+        """Do it with the service's models. Raises ``PageError``, ``vggrpo``'s ``UserError`` or ``Cancelled``."""
+        ...
 
 
 class PageService:
     """Generates, scores and opens runs. ``load_studio`` is replaced by tests that need no model."""
 
-    def __init__(self, *, preset: str, store: RunStore, load_studio: Callable[[str], Any] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        preset: str,
+        store: RunStore,
+        environment: Environment | None = None,
+        load_studio: Callable[[str], Any] | None = None,
+        visitor: Visitor = owner,
+    ) -> None:
         self.preset = preset
         self.store = store
+        self.environment = environment or Environment()
+        self.limits = self.environment.limits
         self._load_studio = load_studio or _load_studio
         self._studios: dict[str, Any] = {}
-        self._one_job = threading.Lock()
+        self._jobs = JobQueue(per_visitor=self.limits.jobs_per_visitor, most=self.limits.jobs, visitor=visitor)
 
     @property
     def is_warm(self) -> bool:
@@ -121,49 +128,11 @@ class PageService:
 
     def generate(self, asked: GenerateInput) -> Iterator[StepReport | RunResult]:
         """Reports, then the run. Closing the iterator stops the job. Raises ``PageError``."""
-
-        def work(report: Report, should_stop: ShouldStop) -> RunResult:
-            from vggrpo.generation import GenerateRequest
-
-            preset = asked.preset or self.preset
-            request = GenerateRequest(
-                prompt=asked.prompt,
-                preset=preset,
-                seed=asked.seed,
-                steps=asked.steps,
-                guidance=asked.guidance,
-                first_frame=asked.first_frame,
-                reward_guidance=_reward_guidance(asked),
-            )
-            studio = self.studio(preset, report=report)
-            run_id = self.store.new_run()
-            on_progress = relay(report)
-            studio.generate(request, self.store.target(run_id), on_progress=on_progress, should_stop=should_stop)
-            return self.open_run(run_id)
-
-        return self.run_job(work)
+        return self.run_job(Generation(asked=asked))
 
     def score(self, file: Path, *, kind: ScoreKind) -> Iterator[StepReport | RunResult]:
         """Reports, then a run with the rewards of the visitor's own file. Raises ``PageError``."""
-
-        def work(report: Report, should_stop: ShouldStop) -> RunResult:
-            from vggrpo import scoring
-
-            run_id = self.store.new_run()
-            target = self.store.target(run_id)
-            if kind == "geometry":
-                report(StepReport(phase="rewards"))
-                scoring.score_geometry(file, target)
-            else:
-                studio = self.studio(self.preset, report=report)
-                report(StepReport(phase="geometry"))
-                if should_stop():
-                    raise _cancelled()
-                read = scoring.score_video if kind == "video" else scoring.score_latents
-                read(file, target, studio)
-            return self.open_run(run_id)
-
-        return self.run_job(work)
+        return self.run_job(Scoring(file=file, kind=kind))
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words that the embedded model has never seen, in order; none for presets with an open vocabulary."""
@@ -228,55 +197,134 @@ class PageService:
             self._studios[preset] = self._load_studio(preset)
         return self._studios[preset]
 
-    def run_job(self, work: Callable[[Report, ShouldStop], Result]) -> Iterator[StepReport | Result]:
-        """Run a job in its thread and hand its reports on; see the module's docstring."""
-        inbox: queue.Queue[StepReport | Result | Exception] = queue.Queue()
-        stop = threading.Event()
-
-        def job() -> None:
-            with self._one_job:
-                try:
-                    inbox.put(_cancelled() if stop.is_set() else work(inbox.put, stop.is_set))
-                except Exception as error:  # noqa: BLE001 - the job's thread ends here; the page's thread decides
-                    inbox.put(error)
-
-        threading.Thread(target=job, name="studio-job", daemon=True).start()
-        message: StepReport | Result | Exception = StepReport(phase="load")
+    def run_job(self, task: Task[Result]) -> Iterator[StepReport | Result]:
+        """Reports of a job, those of waiting for one's turn first, then its result. Raises ``PageError``."""
+        if self.environment.lends_gpu:
+            steps = self._jobs.run_here(lambda: zero_gpu_service.follow(self.blueprint(), task))
+        else:
+            steps = self._jobs.run(lambda report, should_stop: task(self, report, should_stop))
         try:
-            while isinstance(message, StepReport):
-                yield message
-                message = _next(inbox, otherwise=message)
-            if isinstance(message, Exception):
-                raise _as_page_error(message)
-            self.store.sweep()
-            yield message
-        finally:
-            stop.set()
+            with closing(steps):
+                for message in steps:
+                    if not isinstance(message, StepReport):
+                        self.store.sweep()
+                    yield message
+        except Exception as error:
+            raise self._as_page_error(error) from error
+
+    def blueprint(self) -> "zero_gpu_service.Blueprint":
+        """All that another process needs to build this service again."""
+        return zero_gpu_service.Blueprint(preset=self.preset, store=self.store, environment=self.environment)
+
+    def _as_page_error(self, error: Exception) -> PageError:
+        """The visitor's own mistakes in one line; anything else is logged and named without its inside."""
+        from vggrpo.runtime.errors import Cancelled, UserError
+
+        if isinstance(error, PageError):
+            return error
+        if isinstance(error, Cancelled):
+            return PageError("Cancelled. Nothing was kept.")
+        if isinstance(error, UserError | UnreadableRun):
+            return PageError(str(error))
+        log.error("A job failed", exc_info=error)
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            self._forget_models()
+            return PageError(OUT_OF_MEMORY)
+        return PageError(
+            f"The job failed ({type(error).__name__}). The server's log has the details; you can try again."
+        )
+
+    def _forget_models(self) -> None:
+        """Give their memory back, so that the next job starts from nothing."""
+        import gc
+
+        import torch
+
+        self._studios.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-def _next(
-    inbox: "queue.Queue[StepReport | Result | Exception]", *, otherwise: StepReport
-) -> StepReport | Result | Exception:
-    """The newest message of the job, or the last one again after a heartbeat of silence."""
-    try:
-        message = inbox.get(timeout=HEARTBEAT)
-        while isinstance(message, StepReport) and not inbox.empty():
-            message = inbox.get_nowait()
-    except queue.Empty:
-        return otherwise
-    return message
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Prompt to run."""
+
+    asked: GenerateInput
+
+    def __call__(self, service: PageService, report: Report, should_stop: ShouldStop) -> RunResult:
+        """See ``Task``."""
+        from vggrpo.generation import GenerateRequest
+
+        asked = self.asked
+        require_steps(asked.steps, service=service)
+        preset = asked.preset or service.preset
+        with ExitStack() as stack:
+            first_frame = asked.first_frame
+            if first_frame is not None:
+                admission = admitted(first_frame, kind="image", limits=service.limits, should_stop=should_stop)
+                first_frame = stack.enter_context(admission).path
+            request = GenerateRequest(
+                prompt=asked.prompt,
+                preset=preset,
+                seed=asked.seed,
+                steps=asked.steps,
+                guidance=asked.guidance,
+                first_frame=first_frame,
+                reward_guidance=_reward_guidance(asked),
+            )
+            studio = service.studio(preset, report=report)
+            run_id = service.store.new_run()
+            target = service.store.target(run_id)
+            studio.generate(request, target, on_progress=relay(report), should_stop=should_stop)
+        return service.open_run(run_id)
 
 
-def _as_page_error(error: Exception) -> Exception:
-    """The visitor's own mistakes as ``PageError``; anything else is logged and named without its inside."""
-    from vggrpo.runtime.errors import Cancelled, UserError
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """The visitor's own file to rewards."""
 
-    if isinstance(error, Cancelled):
-        return PageError("Cancelled. Nothing was kept.")
-    if isinstance(error, UserError | PageError | UnreadableRun):
-        return PageError(str(error))
-    log.error("A job failed", exc_info=error)
-    return PageError(f"The job failed ({type(error).__name__}). The server's log has the details; you can try again.")
+    file: Path
+    kind: ScoreKind
+
+    def __call__(self, service: PageService, report: Report, should_stop: ShouldStop) -> RunResult:
+        """See ``Task``."""
+        from vggrpo import scoring
+
+        run_id = service.store.new_run()
+        target = service.store.target(run_id)
+        report(StepReport(phase="geometry"))
+        with admitted(self.file, kind=self.kind, limits=service.limits, should_stop=should_stop) as read:
+            if self.kind == "geometry":
+                report(StepReport(phase="rewards"))
+                scoring.score_geometry(read.path, target)
+                return service.open_run(run_id)
+            studio = service.studio(service.preset, report=report)
+            report(StepReport(phase="geometry"))
+            if should_stop():
+                raise PageError("Cancelled. Nothing was kept.")
+            if self.kind == "latents":
+                scoring.score_latents(read.path, target, studio)
+            else:
+                scoring.score_frames(_frames(read), target, studio, name=self.file.name)
+        return service.open_run(run_id)
+
+
+def require_steps(steps: int | None, *, service: PageService) -> None:
+    """Raise ``PageError`` for more denoising steps than a visitor may ask for."""
+    most = service.limits.steps
+    if steps is not None and steps > most:
+        raise PageError(f"{steps} denoising steps were asked for: at most {most} are drawn here.")
+
+
+def _frames(read: Admitted) -> Any:
+    """An admitted video as ``vggrpo.scoring`` takes it; its frames stay on the disk until they are looked at."""
+    import numpy as np
+
+    from vggrpo.runtime.run_folder import VideoFrames
+
+    frames = np.load(read.path, mmap_mode="r", allow_pickle=False)
+    return VideoFrames(frames=frames, fps=float(read.facts["fps"]), has_more=bool(read.facts["has_more"]))
 
 
 def relay(report: Report, *, side: str = "") -> Callable[[Any], None]:
@@ -305,12 +353,6 @@ def _reward_guidance(asked: GenerateInput) -> Any:
     if asked.reward_guidance_every is None:
         return RewardGuidance(scale=asked.reward_guidance)
     return RewardGuidance(scale=asked.reward_guidance, every=asked.reward_guidance_every)
-
-
-def _cancelled() -> Exception:
-    from vggrpo.runtime.errors import Cancelled
-
-    return Cancelled()
 
 
 def _choice(value: object, known: Mapping[str, Any] | tuple[str, ...], what: str) -> str:

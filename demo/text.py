@@ -56,6 +56,9 @@ PHASES = {
 }
 """Phases of a generation in order, as the progress line names them."""
 
+WAITING = "{ahead} before you. This starts by itself; you can leave the tab open."
+"""The progress line of a job that waits for its turn."""
+
 COLOUR_NAMES = {"rgb": "RGB", "depth": "Depth", "error": "Reprojection error", "motion": "Static / moving"}
 
 COLOUR_LEGENDS = {

@@ -11,13 +11,13 @@ import gradio as gr
 from demo.compare_service import (
     BASE_MODEL,
     LARGEST_ADAPTER_BYTES,
-    MOST_PROMPTS,
     UPLOAD,
     CompareInput,
     CompareService,
     ManyReport,
     SideInput,
 )
+from demo.job_queue import MOST_AT_ONCE
 from demo.pair_results import COMPARISON, ComparisonResult, PairResult
 from demo.panels.generate import FIRST_SCENE, ONE_JOB, page_files
 from demo.panels.progress import error_html, progress_html
@@ -133,7 +133,14 @@ def _build_controls(service: CompareService, *, defaults: SamplingDefaults) -> _
         elem_id="compare-prompt",
     )
     count = gr.Slider(
-        2, MOST_PROMPTS, 16, step=1, label="Prompts", info=MANY_PROMPTS_HINT, visible=False, elem_id="compare-count"
+        2,
+        service.service.limits.compared_prompts,
+        16,
+        step=1,
+        label="Prompts",
+        info=MANY_PROMPTS_HINT,
+        visible=False,
+        elem_id="compare-count",
     )
     seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="compare-seed")
     other = gr.Dropdown(choices, value=BASE_MODEL, label="Base", elem_id="compare-base")
@@ -249,7 +256,7 @@ def _wire_jobs(service: CompareService, controls: _Controls, *, view: _View) -> 
         show_progress="hidden",
         api_visibility="private",
         concurrency_id=ONE_JOB,
-        concurrency_limit=1,
+        concurrency_limit=MOST_AT_ONCE,
     )
     controls.cancel.click(on_cancel, None, outputs, cancels=[job], **_QUIET)
 

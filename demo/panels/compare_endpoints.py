@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from demo.compare_service import BASE_MODEL, UPLOAD, CompareInput, CompareService, SideInput
+from demo.job_queue import MOST_AT_ONCE
 from demo.pair_results import PairResult, SideRun
 from demo.panels.endpoints import progress_answer, root_of
 from demo.panels.generate import ONE_JOB, page_files
@@ -17,13 +18,14 @@ from demo.viewers.stage import downloads
 def build_compare_endpoints(service: CompareService, *, defaults: SamplingDefaults) -> None:
     """Add ``/compare``."""
 
-    def compare(
+    def compare(  # noqa: PLR0913 - the parameters are the endpoint's
         prompt: str,
         seed: float = 0,
         adapter: str = "",
         other_adapter: str = "",
         adapter_file: str | None = None,
         steps: float | None = None,
+        guidance: float | None = None,
         request: gr.Request | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Generate one prompt and seed on two sides: the base (or another adapter) and an adapter.
@@ -39,6 +41,7 @@ def build_compare_endpoints(service: CompareService, *, defaults: SamplingDefaul
             other_adapter: the same for the first side; empty for the base model
             adapter_file: your own LoRA in diffusers' format, .safetensors
             steps: denoising steps; the preset's own number if omitted
+            guidance: how strictly both videos follow the prompt; the preset's own number if omitted
         """
         asked = CompareInput(
             prompt=prompt,
@@ -47,6 +50,7 @@ def build_compare_endpoints(service: CompareService, *, defaults: SamplingDefaul
             tuned=SideInput(model=UPLOAD if adapter_file else adapter or BASE_MODEL),
             upload=Path(adapter_file) if adapter_file else None,
             steps=None if steps is None else int(steps),
+            guidance=None if guidance is None else float(guidance),
         )
         try:
             for message in service.pair(asked):
@@ -67,11 +71,12 @@ def build_compare_endpoints(service: CompareService, *, defaults: SamplingDefaul
                 gr.Textbox("", label="other_adapter"),
                 gr.File(label="adapter_file"),
                 gr.Number(defaults.steps, label="steps"),
+                gr.Number(defaults.guidance, label="guidance"),
             ],
             gr.JSON(label="answer"),
             api_name="compare",
             concurrency_id=ONE_JOB,
-            concurrency_limit=1,
+            concurrency_limit=MOST_AT_ONCE,
         )
 
 

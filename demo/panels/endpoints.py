@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from demo.job_queue import MOST_AT_ONCE
 from demo.panels.generate import ONE_JOB, page_files
 from demo.results import RunResult
 from demo.service import SCORE_KINDS, GenerateInput, PageError, PageService, SamplingDefaults, StepReport, kind_of_file
@@ -37,7 +38,8 @@ def _add_generate(service: PageService, *, defaults: SamplingDefaults, answer: g
     ) -> Iterator[dict[str, Any]]:
         """Generate a video with its 4D scene and rewards.
 
-        Streams ``{"state": "running", "phase", "done", "total", "seconds_left"}``; the last value is ``{"state":
+        Streams ``{"state": "running", "phase", "ahead", "done", "total", "seconds_left"}``, ``ahead`` being how
+        many others come first while the phase is "queue"; the last value is ``{"state":
         "done", "run", "rewards", "reward_guidance", "files", "page"}`` with the run's name, the contract's rewards,
         the rewards without and with guidance (null where it was off), and the address of every file and of the page
         that shows the run. ``client.predict`` returns that last value.
@@ -71,7 +73,7 @@ def _add_generate(service: PageService, *, defaults: SamplingDefaults, answer: g
             gr.Number(0, label="seed"),
             gr.Number(defaults.steps, label="steps"),
             gr.Number(defaults.guidance, label="guidance"),
-            gr.Image(type="filepath", label="first_frame"),
+            gr.File(label="first_frame"),
             gr.Textbox("", label="preset"),
             gr.Number(0, label="reward_guidance"),
             gr.Number(None, label="reward_guidance_every"),
@@ -79,7 +81,7 @@ def _add_generate(service: PageService, *, defaults: SamplingDefaults, answer: g
         answer,
         api_name="generate",
         concurrency_id=ONE_JOB,
-        concurrency_limit=1,
+        concurrency_limit=MOST_AT_ONCE,
     )
 
 
@@ -106,7 +108,7 @@ def _add_score(service: PageService, *, answer: gr.JSON) -> None:
         answer,
         api_name="score",
         concurrency_id=ONE_JOB,
-        concurrency_limit=1,
+        concurrency_limit=MOST_AT_ONCE,
     )
 
 
@@ -126,6 +128,7 @@ def progress_answer(report: StepReport) -> dict[str, Any]:
     return {
         "state": "running",
         "phase": report.phase,
+        "ahead": report.ahead,
         "done": report.done,
         "total": report.total,
         "seconds_left": report.seconds_left,

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from demo.job_queue import MOST_AT_ONCE
 from demo.panels.progress import error_html, progress_html
 from demo.results import RunResult, UnreadableRun
 from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport, kind_of_file
@@ -18,7 +19,7 @@ from demo.text import FIRST_FRAME_HINT, GUIDANCE_HINT, PROMPT_PLACEHOLDER, SCORE
 from demo.viewers.stage import PageFiles, build_stage, payload, prepare, read_scripts
 
 ONE_JOB = "studio"
-"""Gradio's queue of everything that uses the models: one at a time."""
+"""Gradio's name for everything that uses the models; one at a time, see ``demo.job_queue``."""
 
 SCORED_TYPES = [".mp4", ".webm", ".mov", ".mkv", ".avi", ".npz", ".safetensors"]
 MOST_REWARD_GUIDANCE = 100
@@ -220,7 +221,7 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
         "show_progress": "hidden",
         "api_visibility": "private",
         "concurrency_id": ONE_JOB,
-        "concurrency_limit": 1,
+        "concurrency_limit": MOST_AT_ONCE,
     }
     generation = gr.on(
         [controls.generate.click, controls.prompt.submit],

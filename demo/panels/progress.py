@@ -2,8 +2,8 @@
 
 from html import escape
 
-from demo.service import StepReport
-from demo.text import PHASES
+from demo.job_queue import StepReport
+from demo.text import PHASES, WAITING
 
 _SHARES = {
     "load": 0.0,
@@ -19,6 +19,8 @@ _SHARES = {
 
 def progress_html(report: StepReport, *, is_warm: bool) -> str:
     """Phase, steps, remaining time, a bar, and the list of phases with the current one marked."""
+    if report.phase == "queue":
+        return _waiting_html(report.ahead)
     names = list(PHASES)
     current = names.index(report.phase) if report.phase in PHASES else 0
     steps = f" {report.done} of {report.total}" if report.total > 1 else ""
@@ -39,6 +41,15 @@ def progress_html(report: StepReport, *, is_warm: bool) -> str:
         f"<span>{escape(label)}</span><span>{escape(time)}</span></div>"
         f'<div class="track" role="progressbar" aria-valuenow="{percent:.0f}" aria-valuemin="0" aria-valuemax="100">'
         f'<i style="width:{percent:.1f}%"></i></div><ol>{items}</ol></div>'
+    )
+
+
+def _waiting_html(ahead: int) -> str:
+    """How many come first."""
+    line = WAITING.format(ahead="One other is" if ahead == 1 else f"{ahead} others are")
+    return (
+        f'<div class="progress" role="status" data-phase="queue"><div class="line"><span>{escape(line)}</span></div>'
+        '<div class="track" role="progressbar" aria-valuemin="0" aria-valuemax="100"><i></i></div></div>'
     )
 
 

@@ -15,7 +15,7 @@ from vggrpo.latent_geometry.foundation.vit import SelfAttention
 from vggrpo.pretraining.data import select_frames
 from vggrpo.pretraining.geometry_batches import GeometryBatch, make_batch
 from vggrpo.pretraining.geometry_matching import MatchingTeacher, bilinear_target, token_truth
-from vggrpo.worlds import make_clip
+from vggrpo.worlds import make_clip, sample_scene
 
 NO_FRAMES = np.array([], dtype=np.int64)
 FRAMES = np.array([2, 6, 12])
@@ -23,13 +23,18 @@ FRAMES = np.array([2, 6, 12])
 
 @pytest.fixture(scope="module")
 def batch() -> GeometryBatch:
-    clips = [select_frames(make_clip(seed, height=64, width=64, jitter=True), FRAMES) for seed in (0, 3, 5)]
-    return make_batch(clips, frames=np.tile(FRAMES, (3, 1)), dense=NO_FRAMES, total=17)
+    return batch_of((0, 3, 5), frames=FRAMES)
+
+
+def batch_of(seeds: tuple[int, ...], *, frames: np.ndarray) -> GeometryBatch:
+    clips = [select_frames(make_clip(seed, height=64, width=64, jitter=True), frames) for seed in seeds]
+    scenes = [sample_scene(seed, jitter=True) for seed in seeds]
+    return make_batch(clips, scenes=scenes, frames=np.tile(frames, (len(seeds), 1)), dense=NO_FRAMES, total=17)
 
 
 def test_places_are_projections_into_the_reference_frame(batch: GeometryBatch) -> None:
     truth = token_truth(batch, patch_size=16)
-    points = batch.truth.points[:, :, 8::16, 8::16].flatten(1, 3)
+    points = batch.first_points[:, :, 8::16, 8::16].flatten(1, 3)
     seen = transform_points(batch.truth.camera_from_world[:, 0], points)
     pixels = project(seen, batch.truth.intrinsics[:, 0]).pixels
     places = truth.place.flatten(1, 2) * 16
@@ -38,11 +43,29 @@ def test_places_are_projections_into_the_reference_frame(batch: GeometryBatch) -
     torch.testing.assert_close(places[chosen], pixels[chosen], rtol=0, atol=1e-3)
 
 
-def test_in_the_reference_frame_every_standing_token_lies_where_it_is(batch: GeometryBatch) -> None:
+def test_what_stands_has_not_moved_and_what_moves_has(batch: GeometryBatch) -> None:
+    moved = (batch.first_points - batch.truth.points).norm(dim=-1)
+    valid = batch.truth.valid
+    assert moved[valid & ~batch.moving].max() < 1e-5
+    later = (valid & batch.moving)[:, 1:]
+    assert later.sum() > 100
+    assert moved[:, 1:][later].mean() > 0.1
+
+
+@pytest.mark.parametrize("frame", [0, 5, 15])
+def test_one_frame_later_an_object_has_moved_by_its_scene_flow(frame: int) -> None:
+    """A second route: the renderer's flow, which knows nothing of motions between any two frames."""
+    batch = batch_of((0, 3, 5), frames=np.array([frame + 1, frame]))
+    expected = (batch.truth.points + batch.truth.scene_flow)[:, 1]
+    valid = batch.truth.valid[:, 1]
+    assert (valid & batch.moving[:, 1]).sum() > 100
+    torch.testing.assert_close(batch.first_points[:, 1][valid], expected[valid], rtol=0, atol=1e-4)
+
+
+def test_in_the_reference_frame_every_token_lies_where_it_is(batch: GeometryBatch) -> None:
     truth = token_truth(batch, patch_size=16)
     seen = truth.seen[:, 0]
-    standing = (batch.truth.valid & ~batch.moving)[:, 0, 8::16, 8::16].flatten(1)
-    assert torch.equal(seen, standing)
+    assert torch.equal(seen, batch.truth.valid[:, 0, 8::16, 8::16].flatten(1))
     torch.testing.assert_close(truth.place[:, 0][seen], truth.own.expand(3, -1, -1)[seen], rtol=0, atol=1e-4)
 
 
@@ -57,13 +80,11 @@ def test_seen_means_the_same_colour(batch: GeometryBatch) -> None:
     assert (matched - middle)[seen].abs().mean() < 0.6 * (unmoved - middle)[seen].abs().mean()
 
 
-def test_hidden_and_moving_points_are_not_matched(batch: GeometryBatch) -> None:
+def test_hidden_points_are_not_matched(batch: GeometryBatch) -> None:
     depth = batch.truth.depth.clone()
     depth[:, 0] *= 0.5
     hidden = replace(batch, truth=replace(batch.truth, depth=depth))
     assert not token_truth(hidden, patch_size=16).seen[:, 1:].any()
-    moving = replace(batch, moving=torch.ones_like(batch.moving))
-    assert not token_truth(moving, patch_size=16).seen.any()
 
 
 def test_bilinear_weights_average_to_the_place() -> None:

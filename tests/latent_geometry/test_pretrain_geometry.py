@@ -14,10 +14,10 @@ from vggrpo.geometry.projection import project, rigid_inverse, transform_points
 from vggrpo.geometry.scene_scale import scene_scale
 from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
 from vggrpo.latent_geometry.foundation.any4d_adapter import to_scene_geometry
-from vggrpo.latent_geometry.foundation.any4d_checkpoint import load_any4d
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
+from vggrpo.latent_geometry.foundation.registry import load_geometry
 from vggrpo.latent_geometry.metrics import combine, geometry_metrics
 from vggrpo.pretraining.data import ClipCache, select_frames
 from vggrpo.pretraining.geometry import DEBUG_TRAINING, draw_batch, evaluate_geometry_model, pretrain_geometry
@@ -39,7 +39,7 @@ from vggrpo.pretraining.geometry_losses import (
 )
 from vggrpo.runtime.training import Step
 from vggrpo.types import WorldClip
-from vggrpo.worlds import make_clip
+from vggrpo.worlds import make_clip, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def clips() -> list[WorldClip]:
 
 def batch_of(clips: list[WorldClip], *, frames: np.ndarray, dense: np.ndarray) -> GeometryBatch:
     chosen = [select_frames(clip, frames) for clip in clips]
-    return make_batch(chosen, frames=np.tile(frames, (len(clips), 1)), dense=dense, total=17)
+    scenes = [sample_scene(seed, jitter=True) for seed in range(len(clips))]
+    return make_batch(chosen, scenes=scenes, frames=np.tile(frames, (len(clips), 1)), dense=dense, total=17)
 
 
 def perfect_output(batch: GeometryBatch) -> Any4DOutput:
@@ -280,7 +281,7 @@ def test_resumed_pretraining_equals_uninterrupted_pretraining(cache: Path, tmp_p
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name]), name
-    assert load_any4d(straight / "model").config == DEBUG
+    assert load_geometry("any4d", straight / "model").config == DEBUG
 
 
 def test_evaluation_reports_every_clip(debug_model: Any4D, clips: list[WorldClip]) -> None:

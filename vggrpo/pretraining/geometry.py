@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
-from vggrpo.latent_geometry.foundation.any4d_checkpoint import save_any4d
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY, Any4DConfig
 from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
+from vggrpo.latent_geometry.foundation.registry import save_geometry
 from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_metrics
 from vggrpo.pretraining.data import ClipCache, default_cache
 from vggrpo.pretraining.geometry_batches import (
@@ -38,7 +38,7 @@ from vggrpo.pretraining.geometry_matching import MatchingTeacher
 from vggrpo.runtime.device import choose_dtype, set_threads
 from vggrpo.runtime.training import LoopConfig, Step, TrainingLoop, TrainingResult
 from vggrpo.types import WorldClip
-from vggrpo.worlds import FIRST_TRAINING_SEED
+from vggrpo.worlds import FIRST_TRAINING_SEED, sample_scene
 
 NUM_FRAMES = 17
 MIRRORED = 0.5
@@ -67,7 +67,7 @@ class GeometryTraining:
     whole_dense: int = 4
     dense_steps: tuple[float, float] = (0.1, 0.6)
     whole_steps: tuple[float, float] = (0.0, 0.5)
-    mean_rotations_from: float = 0.5
+    mean_rotations_from: float = 0.1
     """Fraction of the run from which rotations are learnt as means, see ``RotationLoss``."""
     bfloat16: bool = True
 
@@ -131,7 +131,7 @@ def pretrain_geometry(
         model.float()
         loop.use_masters()
         loop.use_ema()
-        save_any4d(model, out / "model")
+        save_geometry(model, out / "model")
     return result
 
 
@@ -150,7 +150,8 @@ def draw_batch(step: Step, training: GeometryTraining, *, clips: ClipCache) -> G
     dense = np.sort(step.rng.choice(frames.shape[1], size=dense_count, replace=False))
     seeds = FIRST_TRAINING_SEED + step.rng.choice(training.num_clips, size=count, replace=False)
     chosen = [clips.clip(int(seed), frames=row) for seed, row in zip(seeds, frames, strict=True)]
-    batch = make_batch(chosen, frames=frames, dense=dense, total=NUM_FRAMES)
+    scenes = [sample_scene(int(seed)) for seed in seeds]
+    batch = make_batch(chosen, scenes=scenes, frames=frames, dense=dense, total=NUM_FRAMES)
     return mirror(batch) if step.rng.random() < MIRRORED else batch
 
 

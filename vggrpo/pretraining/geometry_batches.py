@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vggrpo.geometry.projection import rigid_inverse, transform_points
 from vggrpo.types import SceneGeometry, WorldClip
+from vggrpo.worlds.motions import motions_to_first
+from vggrpo.worlds.scenes import SceneSpec
 
 # Sensor-like noise on the images (1 = white): videos decoded by a VAE are not as clean as rendered ones.
 MAX_IMAGE_NOISE = 0.02
@@ -25,11 +27,14 @@ class GeometryBatch:
 
     ``offsets`` are the chosen frames' distances from the first, in frames; ``dense`` those (as indices into N) that get
     dense losses. ``flow_known`` marks frames whose flow can be told from the chosen frames: the next one is among them,
-    or, for a clip's last frame, the one before. ``moving`` marks pixels of moving objects.
+    or, for a clip's last frame, the one before. ``moving`` marks pixels of moving objects. ``first_points`` is where
+    the point behind each pixel was at the time of the first chosen frame, in that frame's camera, metres: for what
+    stands still, ``truth.points``.
     """
 
     images: Float[Tensor, "B N 3 H W"]
     truth: SceneGeometry
+    first_points: Float[Tensor, "B N H W 3"]
     moving: Bool[Tensor, "B N H W"]
     offsets: Int[Tensor, "B N"]
     dense: Int[Tensor, " M"]
@@ -59,23 +64,45 @@ def known_flow(frames: Int[np.ndarray, " N"], *, total: int) -> Bool[np.ndarray,
 
 
 def make_batch(
-    clips: Sequence[WorldClip], *, frames: Int[np.ndarray, "B N"], dense: Int[np.ndarray, " M"], total: int
+    clips: Sequence[WorldClip],
+    *,
+    scenes: Sequence[SceneSpec],
+    frames: Int[np.ndarray, "B N"],
+    dense: Int[np.ndarray, " M"],
+    total: int,
 ) -> GeometryBatch:
-    """Batch clips of N frames, which are ``frames`` of ``total``, their truth re-anchored on the first of them."""
+    """Batch clips of N frames, which are ``frames`` of ``total``, their truth re-anchored on the first of them.
+
+    ``scenes`` are what the clips were rendered from.
+    """
     known = np.stack([known_flow(row, total=total) for row in frames])
     rgb = torch.from_numpy(np.stack([clip.rgb for clip in clips]))
     moving = torch.from_numpy(np.stack([clip.moving for clip in clips]))
-    scenes = [anchor_on_first(clip.geometry.to_scene()) for clip in clips]
+    first_points = [
+        points_at_first(clip, motions=motions_to_first(scene, frames=row, num_frames=total))
+        for clip, scene, row in zip(clips, scenes, frames, strict=True)
+    ]
+    anchored = [anchor_on_first(clip.geometry.to_scene()) for clip in clips]
     names = SceneGeometry.__dataclass_fields__
-    truth = SceneGeometry(**{name: torch.cat([getattr(scene, name) for scene in scenes]) for name in names})
+    truth = SceneGeometry(**{name: torch.cat([getattr(scene, name) for scene in anchored]) for name in names})
     return GeometryBatch(
         images=rgb.permute(0, 1, 4, 2, 3).float() / 255,
         truth=truth,
+        first_points=torch.from_numpy(np.stack(first_points)),
         moving=moving,
         offsets=torch.from_numpy(np.abs(frames - frames[:, :1])),
         dense=torch.from_numpy(dense),
         flow_known=torch.from_numpy(known),
     )
+
+
+def points_at_first(clip: WorldClip, *, motions: Float[np.ndarray, "N ids 4 4"]) -> Float[np.ndarray, "N H W 3"]:
+    """The clip's points moved with their objects to the time of its first frame, in the camera of that frame."""
+    whole = clip.geometry.camera_from_world[0].astype(np.float64) @ motions
+    frame = np.arange(len(motions))[:, None, None]
+    to_first = whole[frame, clip.object_id].astype(np.float32)
+    points = np.einsum("nhwij,nhwj->nhwi", to_first[..., :3, :3], clip.geometry.points)
+    return points + to_first[..., :3, 3]
 
 
 def anchor_on_first(scene: SceneGeometry) -> SceneGeometry:
@@ -103,7 +130,13 @@ def mirror(batch: GeometryBatch) -> GeometryBatch:
         **columns,
         **vectors,
     )
-    return replace(batch, images=batch.images.flip(-1), moving=batch.moving.flip(3), truth=mirrored)
+    return replace(
+        batch,
+        images=batch.images.flip(-1),
+        moving=batch.moving.flip(3),
+        first_points=batch.first_points.flip(3) * flip,
+        truth=mirrored,
+    )
 
 
 def degrade(images: Float[Tensor, "B N 3 H W"], *, rng: np.random.Generator, generator: torch.Generator) -> Tensor:

@@ -42,8 +42,9 @@ SUPERVISED_HEADS = 2
 class TokenTruth:
     """What every token of every frame should know; positions in tokens, (column, row), token centres at +0.5.
 
-    ``place`` is where the point behind a token's centre lies in the reference frame, ``seen`` whether it is visible
-    there and stands still, ``own`` the token's own place; ``flow`` its scene flow in scene scales.
+    ``place`` is where the point behind a token's centre lies in the reference frame (a moving object's point moves back
+    with it), ``seen`` whether it is visible there, ``own`` the token's own place; ``flow`` its scene flow in scene
+    scales.
     """
 
     place: Float[Tensor, "B N patches 2"]
@@ -58,8 +59,7 @@ def token_truth(batch: GeometryBatch, *, patch_size: int) -> TokenTruth:
     """Correspondences and flow at the pixel in the middle of each token."""
     middle = slice(patch_size // 2, None, patch_size)
     truth = batch.truth
-    points = truth.points[:, :, middle, middle]
-    # The world frame is the camera of the reference frame: its points are in that camera already.
+    points = batch.first_points[:, :, middle, middle]
     depth = points[..., 2].clamp_min(NEAREST_DEPTH)
     focal = truth.intrinsics[:, 0, (0, 1), (0, 1)][:, None, None, None]
     pixels = points[..., :2] / depth[..., None] * focal + truth.intrinsics[:, 0, :2, 2][:, None, None, None]
@@ -68,8 +68,7 @@ def token_truth(batch: GeometryBatch, *, patch_size: int) -> TokenTruth:
     inside = ((pixels > 0) & (pixels < size)).all(-1) & (points[..., 2] > NEAREST_DEPTH)
     column, row = (pixels[..., axis].clamp(0, int(size[axis]) - 1).long() for axis in (0, 1))
     there = truth.depth[:, 0].flatten(1).gather(1, (row * width + column).flatten(1)).view_as(depth)
-    standing = truth.valid[:, :, middle, middle] & ~batch.moving[:, :, middle, middle]
-    seen = standing & inside & ((there - depth).abs() < VISIBLE_DEPTH * depth)
+    seen = truth.valid[:, :, middle, middle] & inside & ((there - depth).abs() < VISIBLE_DEPTH * depth)
     rows, columns = (torch.arange(length)[middle] + 0.5 for length in (height, width))
     own = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1) / patch_size
     scale = scene_scale(truth.depth, valid=truth.valid)
@@ -185,8 +184,9 @@ class MatchingTeacher(nn.Module):
     def _grid(self, batch: GeometryBatch) -> tuple[int, int]:
         return batch.images.shape[-2] // self._patch_size, batch.images.shape[-1] // self._patch_size
 
-    def _keep_input(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _keep_input(self, name: str) -> Callable[[nn.Module, tuple[Tensor, None]], None]:
+        def keep(_module: nn.Module, inputs: tuple[Tensor, None]) -> None:
+            # Behind the tokens stand their rotary positions, which this layer does not have.
             self._seen[name] = inputs[0]
 
         return keep

@@ -5,20 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
-from vggrpo.latent_geometry.foundation.any4d_checkpoint import (
-    DROPPED_SUBMODULES,
-    canonical_key,
-    load_any4d,
-    load_any4d_weights,
-    read_state,
-    save_any4d,
-)
+from vggrpo.latent_geometry.foundation.any4d_checkpoint import ANY4D, DROPPED_SUBMODULES, canonical_key
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY, Any4DConfig
 from vggrpo.latent_geometry.foundation.base import GeometryModel
+from vggrpo.latent_geometry.foundation.registry import load_geometry, save_geometry
+from vggrpo.latent_geometry.foundation.weight_files import fill
 from vggrpo.runtime.errors import UserError
 
 GOLDEN_CONFIG = Any4DConfig(
@@ -40,7 +34,7 @@ CASES = ("", "extra/single_view/", "extra/batch2/")
 @pytest.fixture(scope="module")
 def model(golden: dict[str, Tensor]) -> Any4D:
     model = Any4D(GOLDEN_CONFIG).eval()
-    load_any4d_weights(model, golden_weights(golden))
+    fill(model, golden_weights(golden), layout=ANY4D.layout)
     return model
 
 
@@ -133,7 +127,7 @@ def official_copy(golden: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_aliases_are_mapped_once(golden: dict[str, Tensor]) -> None:
     model = Any4D(GOLDEN_CONFIG)
-    load_any4d_weights(model, official_copy(golden))
+    fill(model, official_copy(golden), layout=ANY4D.layout)
     assert torch.equal(model.scale_token, golden["weights/scale_token"])
 
 
@@ -141,7 +135,7 @@ def test_a_differing_alias_is_named(golden: dict[str, Tensor]) -> None:
     state = official_copy(golden)
     state["dense_head.0.scratch.layer_rn.0.weight"] = state["dense_head.0.scratch.layer_rn.0.weight"] + 1
     with pytest.raises(UserError, match=r"dense_head\.0\.scratch\.layer_rn\.0\.weight"):
-        load_any4d_weights(Any4D(GOLDEN_CONFIG), state)
+        fill(Any4D(GOLDEN_CONFIG), state, layout=ANY4D.layout)
 
 
 def test_missing_unexpected_and_misshaped_weights_are_named(golden: dict[str, Tensor]) -> None:
@@ -150,7 +144,7 @@ def test_missing_unexpected_and_misshaped_weights_are_named(golden: dict[str, Te
     state["surprise.weight"] = torch.zeros(1)
     state["pose_head.fc_t.bias"] = torch.zeros(4)
     with pytest.raises(UserError) as error:
-        load_any4d_weights(Any4D(GOLDEN_CONFIG), state)
+        fill(Any4D(GOLDEN_CONFIG), state, layout=ANY4D.layout)
     message = str(error.value)
     assert "missing: scale_token" in message
     assert "unexpected: surprise.weight" in message
@@ -218,39 +212,12 @@ def test_tiny_shares_one_token_grid_with_its_latents() -> None:
 
 def test_save_and_load_keep_the_model(debug_model: Any4D, tmp_path: Path) -> None:
     debug_model.to_bfloat16()
-    save_any4d(debug_model, tmp_path)
-    loaded = load_any4d(tmp_path)
+    save_geometry(debug_model, tmp_path)
+    loaded = load_geometry("any4d", tmp_path)
     assert loaded.config == debug_model.config
     for name, tensor in debug_model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor.float()), name
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
-
-
-def test_damaged_files_are_named(debug_model: Any4D, tmp_path: Path) -> None:
-    save_any4d(debug_model, tmp_path)
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"model\.safetensors"):
-        load_any4d(tmp_path)
-    (tmp_path / "config.json").write_text('{"colour": 1}')
-    with pytest.raises(UserError, match=r"config\.json"):
-        load_any4d(tmp_path)
-    with pytest.raises(UserError, match="no weight file"):
-        read_state(tmp_path / "absent.pth")
-
-
-def test_official_checkpoint_files_are_read_without_running_them(golden: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / "any4d.pth"
-    torch.save({"model": golden_weights(golden), "epoch": 3}, path)
-    assert read_state(path).keys() == golden_weights(golden).keys()
-    torch.save({"model": nn.Linear(2, 2)}, path)
-    with pytest.raises(UserError, match="readable checkpoint"):
-        read_state(path)
-    path.write_text("no checkpoint")
-    with pytest.raises(UserError, match="readable checkpoint"):
-        read_state(path)
-    save_file({"scale_token": torch.zeros(2)}, tmp_path / "w.safetensors")
-    assert list(read_state(tmp_path / "w.safetensors")) == ["scale_token"]
 
 
 def test_impossible_configurations_are_refused() -> None:

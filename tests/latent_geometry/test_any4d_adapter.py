@@ -8,11 +8,10 @@ from torch.nn import functional as F
 
 from tests.latent_geometry.samples import exact_scene
 from vggrpo.geometry import so3
-from vggrpo.geometry.projection import rigid_inverse
+from vggrpo.geometry.projection import rigid_inverse, rigid_matrix
 from vggrpo.latent_geometry.foundation.any4d_adapter import (
     anchored_poses,
     intrinsics_from_rays,
-    rigid_matrix,
     to_scene_geometry,
 )
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput

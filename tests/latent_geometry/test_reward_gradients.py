@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vggrpo.latent_geometry.foundation.any4d_checkpoint import load_any4d
+from vggrpo.latent_geometry.foundation.registry import load_geometry
 from vggrpo.latent_geometry.model import LatentGeometryModel
 from vggrpo.presets import ASSETS, get_preset
 from vggrpo.rewards import geometry_consistency, motion_smoothness, scene_smoothness
@@ -26,7 +26,7 @@ def latent_geometry() -> LatentGeometryModel:
     """The shipped Φ_g: random weights see no scene that a reward could judge."""
     folders = get_preset("tiny").folders
     assert folders is not None
-    model = LatentGeometryModel.load(folders.latent_geometry, foundation=load_any4d(folders.geometry))
+    model = LatentGeometryModel.load(folders.latent_geometry, foundation=load_geometry("any4d", folders.geometry))
     model.merge_lora()
     return model.double().requires_grad_(requires_grad=False)
 

@@ -15,6 +15,15 @@ class Projection:
     depth: Float[Tensor, "*batch"]
 
 
+def rigid_matrix(
+    rotation: Float[Tensor, "*batch 3 3"], translation: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 4 4"]:
+    """The rigid transform x → R x + t as a matrix [R t; 0 1]."""
+    top = torch.cat([rotation, translation[..., None]], dim=-1)
+    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
+    return torch.cat([top, bottom], dim=-2)
+
+
 def rigid_inverse(transform: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Inverse of a rigid transform: [R t; 0 1] to [Rᵀ −Rᵀt; 0 1]."""
     rotation_inverse = transform[..., :3, :3].transpose(-1, -2)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from vggrpo.latent_geometry.foundation.any4d_checkpoint import load_any4d
+from vggrpo.latent_geometry.foundation.registry import load_geometry
 from vggrpo.latent_geometry.model import LatentGeometryModel
 from vggrpo.latent_geometry.train import STITCHING_NAME, evaluate_latent_geometry
 from vggrpo.latents import VideoVAE, video_from_frames
@@ -151,7 +151,7 @@ def measure_assets(assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dict[str, ob
     """Held-out numbers of each shipped part, from the very files that ship."""
     cache = ClipCache(folder=default_cache())
     vae = VideoVAE.load(assets / "tiny" / "vae", dtype=torch.float32, device=torch.device("cpu"))
-    geometry = load_any4d(assets / "tiny-geometry")
+    geometry = load_geometry("any4d", assets / "tiny-geometry")
     latent_geometry = LatentGeometryModel.load(assets / "tiny-lgm", foundation=geometry)
     latent_geometry.merge_lora()
     return {

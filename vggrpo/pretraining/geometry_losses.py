@@ -14,10 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vggrpo.geometry.projection import camera_centres, pixel_grid, rigid_inverse
+from vggrpo.geometry.projection import camera_centres, pixel_grid, rigid_inverse, rigid_matrix
 from vggrpo.geometry.scene_scale import scene_scale
 from vggrpo.geometry.so3 import matrix_from_quaternion, safe_norm
-from vggrpo.latent_geometry.foundation.any4d_adapter import rigid_matrix
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.pretraining.geometry_batches import GeometryBatch
 from vggrpo.types import SceneGeometry

@@ -60,6 +60,7 @@ class ImageEncoder(nn.Module):
 class Any4D(StitchableFoundation):
     """The geometry foundation model Φ of the 4D family; implements ``base.GeometryModel``."""
 
+    config: Any4DConfig
     full_precision_prefixes = ("pose_head.", "scale_head.")
     encoder_name = "encoder.model"
     fusion_prefixes = ("info_sharing.self_attention_blocks.",)

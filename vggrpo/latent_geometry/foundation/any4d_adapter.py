@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vggrpo.geometry.projection import pixel_grid, rigid_inverse
+from vggrpo.geometry.projection import pixel_grid, rigid_inverse, rigid_matrix
 from vggrpo.geometry.so3 import matrix_from_quaternion
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.base import DecodedFrames
@@ -63,13 +63,6 @@ def anchored_poses(quaternion: Float[Tensor, "B N 4"], translation: Float[Tensor
     relative_centre = (back @ (translation[:, 1:] - translation[:, :1])[..., None])[..., 0]
     first = torch.eye(4, dtype=rotation.dtype, device=rotation.device).expand(rotation.shape[0], 1, 4, 4)
     return torch.cat([first, rigid_matrix(relative_rotation, relative_centre)], dim=1)
-
-
-def rigid_matrix(rotation: Float[Tensor, "*batch 3 3"], translation: Float[Tensor, "*batch 3"]) -> Tensor:
-    """4 × 4 matrices [R t; 0 1]."""
-    top = torch.cat([rotation, translation[..., None]], dim=-1)
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
-    return torch.cat([top, bottom], dim=-2)
 
 
 def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N 3 3"]:

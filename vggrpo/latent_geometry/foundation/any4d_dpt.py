@@ -6,46 +6,10 @@ coarse to fine, and read out at full resolution.
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-Map = Float[Tensor, "batch channels rows columns"]
-Resized = Float[Tensor, "batch _ _ _"]
-
-
-class ResidualConvUnit(nn.Module):
-    """x + conv2(relu(conv1(relu(x)))). The skip is the plain x, unlike VGGT's."""
-
-    def __init__(self, features: int) -> None:
-        """``features`` channels in and out."""
-        super().__init__()
-        self.conv1 = nn.Conv2d(features, features, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv2d(features, features, kernel_size=3, padding=1)
-
-    def forward(self, x: Map) -> Map:
-        """Apply the unit."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
-
-
-class FusionBlock(nn.Module):
-    """Add a finer map (if any), refine, double the resolution."""
-
-    def __init__(self, features: int, *, has_skip: bool) -> None:
-        """``has_skip`` is False for the coarsest block, which has no map to add."""
-        super().__init__()
-        self.out_conv = nn.Conv2d(features, features, kernel_size=1)
-        if has_skip:
-            self.resConfUnit1 = ResidualConvUnit(features)
-        self.resConfUnit2 = ResidualConvUnit(features)
-
-    def forward(self, x: Map, skip: Map | None = None) -> Resized:
-        """Return a map of twice the size; the 1 × 1 convolution runs before the resize where it commutes with it."""
-        if skip is not None:
-            x = x + self.resConfUnit1(skip)
-        # A 1x1 convolution and an interpolation whose weights sum to one commute; before the resize it costs a quarter.
-        x = self.out_conv(self.resConfUnit2(x))
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+from vggrpo.latent_geometry.foundation.dpt import FusionBlock, Map, Resized
 
 
 class Scratch(nn.Module):
@@ -61,7 +25,8 @@ class Scratch(nn.Module):
         super().__init__()
         for index, dim in enumerate(layer_dims, start=1):
             setattr(self, f"layer{index}_rn", nn.Conv2d(dim, features, kernel_size=3, padding=1, bias=False))
-            setattr(self, f"refinenet{index}", FusionBlock(features, has_skip=index < len(layer_dims)))
+            block = FusionBlock(features, has_skip=index < len(layer_dims), rectified_skip=False)
+            setattr(self, f"refinenet{index}", block)
 
     def forward(self, maps: Sequence[Resized]) -> Resized:
         """Fuse from the coarsest map to the finest: twice the finest map's size."""

@@ -91,8 +91,33 @@ class GeometryModel(Protocol):
         """Φ(x): the geometry of videos given as images in [0, 1]."""
         ...
 
-    def to_bfloat16(self) -> "GeometryModel":
-        """Hold the weights in bfloat16, except those whose outputs need more digits; returns the model."""
+    def to_bfloat16(self) -> None:
+        """Hold the weights in bfloat16, except those whose outputs need more digits."""
+        ...
+
+    @property
+    def full_precision_prefixes(self) -> tuple[str, ...]:
+        """Beginnings of the names of those parameters."""
+        ...
+
+    @property
+    def dense_chunk(self) -> int | None:
+        """How many frames' dense maps are made at once; None: as many as a fixed number of pixels allows."""
+        ...
+
+    @dense_chunk.setter
+    def dense_chunk(self, frames: int | None) -> None: ...
+
+    def checkpoint_blocks(self, *, enabled: bool) -> None:
+        """Whether blocks and dense heads run again in the backward pass instead of keeping their activations."""
+        ...
+
+    def drop_blocks(self, *, upto: int) -> None:
+        """Free the patch embedding and blocks 1 … ``upto``, which a connector replaces; images cannot pass any more."""
+        ...
+
+    def grid_of(self, images: Float[Tensor, "B N 3 H W"]) -> Grid:
+        """Token grid of images."""
         ...
 
     def tail_linear_names(self, *, start: int) -> list[str]:

@@ -11,13 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
 from vggrpo.latent_geometry.foundation.base import Grid
+from vggrpo.latent_geometry.foundation.vggt_config import VGGTConfig
 from vggrpo.latent_geometry.foundation.vit import Recomputing, VisionTransformer
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 # Dense maps of about this many pixels are made at once: 8 frames of 518 x 518, some 2 GB of float32 activations.
 PIXELS_AT_ONCE = 8 * 518 * 518
+
+
+FoundationConfig = Any4DConfig | VGGTConfig
 
 
 class StitchableFoundation(Recomputing):
@@ -30,6 +35,7 @@ class StitchableFoundation(Recomputing):
     fusion_prefixes: ClassVar[tuple[str, ...]]
     """The transformer blocks behind the encoder, which LoRA adapts."""
 
+    config: FoundationConfig
     image_mean: Tensor
     image_std: Tensor
     dense_chunk: int | None = None
@@ -72,12 +78,11 @@ class StitchableFoundation(Recomputing):
         """Class and register tokens in front of the patch tokens."""
         return self.vit.num_prefix_tokens
 
-    def to_bfloat16(self) -> "StitchableFoundation":
-        """Hold the weights in bfloat16, except those whose outputs need more digits; returns the model."""
+    def to_bfloat16(self) -> None:
+        """Hold the weights in bfloat16, except those whose outputs need more digits."""
         for name, parameter in self.named_parameters():
             if not name.startswith(self.full_precision_prefixes):
                 parameter.data = parameter.data.to(torch.bfloat16)
-        return self
 
     def checkpoint_blocks(self, *, enabled: bool) -> None:
         """Whether blocks and dense heads run again in the backward pass instead of keeping their activations."""
@@ -88,7 +93,7 @@ class StitchableFoundation(Recomputing):
     def drop_blocks(self, *, upto: int) -> None:
         """Free what a connector replaces: the patch embedding and blocks 1 … ``upto``. Indices stay as they are."""
         vit = self.vit
-        vit.patch_embed = Replaced()
+        vit.add_module("patch_embed", Replaced())
         for index in range(upto):
             vit.blocks[index] = Replaced()
 

@@ -24,6 +24,7 @@ def denoise_batch(studio: Studio, requests: Sequence[GenerateRequest], *, on_ste
     for request in requests:
         if replace(request, prompt=first.prompt, seed=first.seed) != first:
             raise ValueError("requests that are denoised together may differ in prompt and seed only")
+    studio.prepare_text([request.prompt for request in requests])
     conditions = _join([studio.conditions(request) for request in requests])
     device = studio.models.device
     noise = torch.cat([draw_noise((1, *studio.latent_shape), seed=r.seed, device=device) for r in requests])

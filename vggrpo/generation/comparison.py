@@ -1,6 +1,7 @@
 """Many prompts with and without an adapter (or guidance): every reward of both sides, and the paired difference.
 
-Nothing is decoded: latents, Φ_g, rewards. Prompts and seeds are the same on both sides.
+Nothing is decoded (unless the requests ask for rewards of decoded video): latents, Φ_g, rewards. Prompts and seeds are
+the same on both sides.
 """
 
 import time
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from vggrpo.evaluation import PairedDifference, paired_differences
 from vggrpo.generation.batch import denoise_batch
 from vggrpo.generation.pair import SIDES, Side
-from vggrpo.generation.request import GenerateRequest
+from vggrpo.generation.request import GenerateRequest, RewardSpaceName
 from vggrpo.generation.studio import ShouldStop, Studio
 from vggrpo.rewards import judge
 from vggrpo.runtime.errors import Cancelled, UserError
@@ -119,8 +120,7 @@ def compare_prompts(
     for template in (base, tuned):
         if template.adapter is not None:
             studio.require_fitting(template.adapter)
-    for request in requests["base"]:
-        studio.conditions(request)
+    studio.prepare_text([request.prompt for request in requests["base"]])
     steps = {side: requests[side][0].steps or studio.preset.steps for side in SIDES}
     clock = _Clock(on_progress=on_progress, should_stop=should_stop, total=len(jobs) * sum(steps.values()))
     scores: dict[Side, list[SideScores]] = {side: [] for side in SIDES}
@@ -130,7 +130,7 @@ def compare_prompts(
             part = requests[side][start : start + batch]
             clock.begin(len(part))
             latents = denoise_batch(studio, part, on_step=clock.step)
-            scores[side].append(_score(studio, latents))
+            scores[side].append(_score(studio, latents, reward_space=part[0].reward_space))
         done += len(part)
         clock.report(partial=_compare(jobs[:done], scores))
     return _compare(jobs, scores)
@@ -173,9 +173,9 @@ def _requests(template: GenerateRequest, jobs: Sequence[PromptSeed]) -> list[Gen
     return [replace(template, prompt=job.prompt, seed=job.seed) for job in jobs]
 
 
-def _score(studio: Studio, latents: Latents) -> SideScores:
-    """Rewards and guards of a batch through Φ_g."""
-    report = judge(studio.geometry_from_latents(latents))
+def _score(studio: Studio, latents: Latents, *, reward_space: RewardSpaceName) -> SideScores:
+    """Rewards and guards of a batch through Φ_g (or its decoded video and Φ)."""
+    report = judge(studio.read_geometry(latents, reward_space=reward_space))
     guards = ("camera_path_length", "dynamic_degree", "moving_share")
     return SideScores(
         rewards={name: term.value.detach().cpu().double().numpy() for name, term in report.terms.items()},

@@ -280,6 +280,6 @@ def _licence_line(source: HubRepo) -> str:
 def _no_latent_geometry(preset: Preset) -> str:
     return (
         f"{preset.name} has no trained latent geometry model yet: make one with "
-        f"`python -m vggrpo train-lgm --preset {preset.name}` and give --latent-geometry FOLDER, or judge decoded video "
-        "with --reward-space rgb."
+        f"`python -m vggrpo train-lgm --preset {preset.name}` and give --latent-geometry FOLDER, or judge decoded "
+        "video with --reward-space rgb."
     )

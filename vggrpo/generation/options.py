@@ -20,3 +20,12 @@ class LoadOptions:
     """Fetch nothing: what is not in the local cache is an error."""
     random_weights: bool = False
     """True sizes, random numbers: to measure time and memory without any file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoSize:
+    """Height, width and number of frames; None keeps the preset's."""
+
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None

@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vggrpo.policy.guidance import RewardGuidance
-from vggrpo.presets import get_preset
+from vggrpo.presets import PRESETS, get_preset
 from vggrpo.runtime.errors import UserError
 
 MAX_SEED = 2**63 - 1
@@ -15,6 +16,9 @@ MAX_STEPS = 200
 MAX_GUIDANCE = 30.0
 MAX_PROMPT_CHARACTERS = 2000
 MAX_IMAGE_PIXELS = 40_000_000
+MIN_IMAGE_SIDE = 16
+
+RewardSpaceName = Literal["latent", "rgb"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +36,8 @@ class GenerateRequest:
     first_frame: Path | None = None
     adapter: Path | None = None
     reward_guidance: RewardGuidance | None = None
+    reward_space: RewardSpaceName = "latent"
+    """Geometry is read from latents by Φ_g, or by Φ from the decoded video, which needs no trained Φ_g."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be generated."""
@@ -49,6 +55,11 @@ class GenerateRequest:
         steps = preset.steps if self.steps is None else self.steps
         if self.reward_guidance is not None and self.reward_guidance.every > steps:
             raise UserError(f"Reward guidance every {self.reward_guidance.every} steps never acts in {steps} steps.")
+        if self.reward_guidance is not None and self.reward_space == "rgb":
+            raise UserError("Rewards guide through the latent geometry model: leave out --reward-space rgb.")
+        if self.first_frame is not None and not preset.takes_first_frame:
+            able = " or ".join(name for name, other in PRESETS.items() if other.takes_first_frame)
+            raise UserError(f"{preset.name} makes video from text alone: leave out the first frame, or take {able}.")
         for path in (self.first_frame, self.adapter):
             if path is not None and not path.exists():
                 raise UserError(f"{path} does not exist.")
@@ -73,6 +84,10 @@ def read_first_frame(path: Path, *, height: int, width: int) -> Image.Image:
         with Image.open(path) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise UserError(f"{path} has {image.width} × {image.height} pixels; give a smaller image.")
+            if min(image.size) < MIN_IMAGE_SIDE:
+                raise UserError(
+                    f"{path} has {image.width} × {image.height} pixels; give at least {MIN_IMAGE_SIDE} a side."
+                )
             return ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (width, height))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise UserError(f"{path} cannot be read as an image: give a PNG or JPEG file.") from error

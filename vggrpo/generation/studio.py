@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vggrpo import __version__
 from vggrpo.generation.guidance import Denoised, GuidanceComparison, guiding_reward
-from vggrpo.generation.models import Models, load_models
-from vggrpo.generation.request import PHASES, GenerateRequest, Progress, read_first_frame
+from vggrpo.generation.models import LoadListener, Models, load_models
+from vggrpo.generation.options import LoadOptions, VideoSize
+from vggrpo.generation.request import PHASES, GenerateRequest, Progress, RewardSpaceName, read_first_frame
 from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
 from vggrpo.policy.adapter import load_adapter, remove_adapter
 from vggrpo.policy.guidance import GuidedSample, RewardGuidance, RewardGuide, sample_guided
@@ -90,15 +91,29 @@ class Studio:
         self.preset = preset
         self.models = models
         self.load_seconds = load_seconds
-        self._typical = dict(_TYPICAL_SECONDS)
+        # Of the released models nobody knows the times before the first run.
+        self._typical = {} if preset.is_released_model else dict(_TYPICAL_SECONDS)
 
     @classmethod
-    def load(cls, preset: str) -> "Studio":
-        """Load a preset by name. Raises a UserError for an unknown preset or a damaged weight file."""
-        chosen = get_preset(preset)
+    def load(
+        cls,
+        preset: str,
+        options: LoadOptions | None = None,
+        *,
+        size: VideoSize | None = None,
+        listener: LoadListener | None = None,
+    ) -> "Studio":
+        """Load a preset by name, for videos of its own size or another.
+
+        Raises:
+            UserError: the preset is unknown, cannot draw that size, or its weights are missing, damaged or another
+                model's.
+        """
+        size = size or VideoSize()
+        chosen = get_preset(preset).sized(height=size.height, width=size.width, frames=size.frames)
         set_threads("interactive")
         began = time.perf_counter()
-        models = load_models(chosen)
+        models = load_models(chosen, options, listener=listener)
         return cls(chosen, models, load_seconds=round(time.perf_counter() - began, 3))
 
     @property
@@ -109,9 +124,7 @@ class Studio:
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """[C, T, h, w] of one video's latents."""
-        config, preset = self.vae.model.config, self.preset
-        cells = (preset.height // config["scale_factor_spatial"], preset.width // config["scale_factor_spatial"])
-        return (config["z_dim"], preset.latent_frames, *cells)
+        return self.preset.latent_shape
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words that the model has never seen; none where the vocabulary is open."""
@@ -128,17 +141,36 @@ class Studio:
         images = (video.transpose(1, 2).to(self.models.device) + 1.0) / 2.0
         return self.models.geometry.geometry(images)
 
+    def _differentiable_geometry(self, latents: Latents) -> SceneGeometry:
+        """Φ_g(z) with its graph. Φ_g is touched by the call only: a released preset may have none."""
+        return self.models.latent_geometry(latents)
+
+    def read_geometry(self, latents: Latents, *, reward_space: RewardSpaceName) -> SceneGeometry:
+        """Geometry of latents, by Φ_g or by way of decoded video and Φ."""
+        if reward_space == "latent":
+            return self.geometry_from_latents(latents)
+        return self.geometry_from_video(self._decode(latents))
+
     def require_fitting(self, adapter: Path) -> None:
         """Raise a UserError for an adapter that cannot go on this video model; nothing is left on it."""
         load_adapter(self.models.transformer, adapter)
         remove_adapter(self.models.transformer)
 
+    def prepare_text(self, prompts: Iterable[str]) -> None:
+        """Embed prompts, all at once: a large text encoder then comes and goes once.
+
+        Raises:
+            UserError: a prompt is too long or wholly unknown; then none is embedded.
+        """
+        known = [self._known(prompt) for prompt in prompts]
+        self.models.text.prepare([*known, self.preset.negative_prompt])
+
     def conditions(self, request: GenerateRequest) -> Conditions:
         """What the policy is conditioned on. Raises a UserError for a prompt that is too long or wholly unknown."""
-        self._refuse_long(request.prompt)
+        self.prepare_text([request.prompt])
         return Conditions(
-            text=self._embed(request.prompt),
-            negative=self.models.text.embed(""),
+            text=self.models.text.embed(self._known(request.prompt)),
+            negative=self.models.text.embed(self.preset.negative_prompt),
             guidance=self.preset.guidance if request.guidance is None else request.guidance,
             first_frame=self._first_frame(request.first_frame),
         )
@@ -165,7 +197,7 @@ class Studio:
                 noise,
                 conditions,
                 guide=RewardGuide(
-                    reward=guiding_reward(self.models.latent_geometry),
+                    reward=guiding_reward(self._differentiable_geometry),
                     settings=request.reward_guidance or _UNGUIDED,
                 ),
                 steps=self._steps(request),
@@ -188,14 +220,16 @@ class Studio:
         clock = _Clock(on_progress=on_progress, should_stop=should_stop, typical=self._typical)
         with atomic_folder(out) as folder:
             clock.enter("text")
-            self._refuse_long(request.prompt)
-            self._embed(request.prompt)
+            self.prepare_text([request.prompt])
+            self._require_readable(request)
             denoised = self._denoise(request, clock)
             latents = denoised.latents
             clock.enter("decode")
-            frames = self._decode(latents)
+            video = self._decode(latents)
+            frames = frames_from_video(video)[0].numpy()
             clock.enter("geometry")
-            scene = self.geometry_from_latents(latents)
+            scene = self._scene(latents, video, reward_space=request.reward_space)
+            del video
             clock.enter("rewards")
             report = judge(scene)
             reward_guidance = self._reward_guidance(denoised, after=report)
@@ -251,10 +285,19 @@ class Studio:
     def _steps(self, request: GenerateRequest) -> int:
         return self.preset.steps if request.steps is None else request.steps
 
+    def _scene(self, latents: Latents, video: Tensor, *, reward_space: RewardSpaceName) -> SceneGeometry:
+        """As ``read_geometry``, of a video that has been decoded already."""
+        return self.geometry_from_latents(latents) if reward_space == "latent" else self.geometry_from_video(video)
+
+    def _require_readable(self, request: GenerateRequest) -> None:
+        """A Φ_g that does not exist is said before an hour of denoising, not after."""
+        if request.reward_space == "latent":
+            _ = self.models.latent_geometry
+
     @torch.no_grad()
-    def _decode(self, latents: Latents) -> np.ndarray:
-        """uint8 [N, H, W, 3]."""
-        return frames_from_video(self.vae.decode_normalised(latents))[0].numpy()
+    def _decode(self, latents: Latents) -> Float[Tensor, "B 3 N H W"]:
+        """Video in [-1, 1]."""
+        return self.vae.decode_normalised(latents)
 
     @torch.no_grad()
     def _first_frame(self, path: Path | None) -> Float[Tensor, "1 C 1 h w"] | None:
@@ -264,21 +307,19 @@ class Studio:
         video = video_from_frames(torch.from_numpy(image.copy())[None, None])
         return self.vae.encode_normalised(video).tensor
 
-    def _embed(self, prompt: str) -> Float[Tensor, "1 L D"]:
-        """The prompt's embedding; where the vocabulary is closed, of its known words only."""
-        if not self.preset.closed_vocabulary:
-            return self.models.text.embed(prompt)
-        known = vocabulary.known_part(prompt)
-        if not known.strip(" ,"):
-            raise UserError(f"{self.preset.name} knows no word of this prompt; the About tab lists its words.")
-        return self.models.text.embed(known)
-
-    def _refuse_long(self, prompt: str) -> None:
+    def _known(self, prompt: str) -> str:
+        """What the model reads of a prompt: where the vocabulary is closed, its known words. Raises a UserError."""
         count = self.models.text.count_tokens(prompt)
         if count > self.preset.max_tokens:
             raise UserError(
                 f"The prompt has {count} tokens; {self.preset.name} reads at most {self.preset.max_tokens}."
             )
+        if not self.preset.closed_vocabulary:
+            return prompt
+        known = vocabulary.known_part(prompt)
+        if not known.strip(" ,"):
+            raise UserError(f"{self.preset.name} knows no word of this prompt; the About tab lists its words.")
+        return known
 
     @staticmethod
     def _record(folder: Path) -> None:
@@ -303,7 +344,7 @@ class Studio:
             "fps": self.preset.fps,
             "height": self.preset.height,
             "width": self.preset.width,
-            "geometry": "latent",
+            "geometry": "latent" if request.reward_space == "latent" else "video",
             "versions": {
                 "vggrpo": __version__,
                 "python": platform.python_version(),

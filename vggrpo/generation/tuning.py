@@ -5,7 +5,8 @@ from jaxtyping import Float, UInt8
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from vggrpo.generation.models import Models, load_models
+from vggrpo.generation.models import LoadListener, Models, load_models
+from vggrpo.generation.options import LoadOptions
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.models import GrpoModels, Refreshable
 from vggrpo.grpo.processes import join_processes
@@ -18,39 +19,66 @@ from vggrpo.types import Latents, SceneGeometry
 from vggrpo.worlds import vocabulary
 
 
-def load_grpo_models(config: GrpoConfig) -> GrpoModels:
-    """Load a preset's models for a training. Raises a UserError for a damaged weight file or an impossible wish."""
-    preset = get_preset(config.preset)
+def load_grpo_models(config: GrpoConfig, *, listener: LoadListener | None = None) -> GrpoModels:
+    """Load a preset's models for a training.
+
+    Raises:
+        UserError: a weight file is missing, damaged or another model's, or the settings contradict each other.
+    """
+    preset = get_preset(config.preset).sized(height=config.height, width=config.width, frames=config.frames)
     if config.refresh_lgm and config.reward_space != "latent":
         raise UserError("--refresh-lgm re-aligns the latent geometry model, which --reward-space rgb does not use.")
+    if config.first_frame is not None and not preset.takes_first_frame:
+        raise UserError(f"{preset.name} makes video from text alone: leave out --first-frame.")
     join_processes(choose_device())
     set_threads("background")
-    models = load_models(preset)
+    models = load_models(preset, load_options(config), listener=listener)
     if config.refresh_lgm:
+        # Φ first: Φ_g then takes a copy of it, and the refresh has its teacher.
+        _ = models.geometry
         unmerge_lora(models.latent_geometry)
-    return grpo_models(preset, models, reward_space=config.reward_space)
+    return grpo_models(preset, models, config=config)
 
 
-def grpo_models(preset: Preset, models: Models, *, reward_space: str = "latent") -> GrpoModels:
-    """Loaded models of a preset, as the trainer wants them. Refreshes need Φ_g with its LoRA not merged."""
+def load_options(config: GrpoConfig) -> LoadOptions:
+    """Where the settings say that weights come from."""
+    return LoadOptions(
+        model_folder=config.model_folder,
+        geometry=config.geometry,
+        geometry_weights=config.geometry_weights,
+        latent_geometry=config.latent_geometry,
+        offline=config.offline,
+    )
+
+
+def grpo_models(preset: Preset, models: Models, *, config: GrpoConfig | None = None) -> GrpoModels:
+    """Loaded models of a preset, as the trainer wants them. Refreshes need Φ_g with its LoRA not merged.
+
+    With a latent reward neither the VAE nor Φ is loaded before sample videos or a refresh ask for them.
+    """
+    config = config or GrpoConfig(preset=preset.name)
     vae = models.vae
-    cells = vae.model.config["scale_factor_spatial"]
     reader = PromptReader(preset, models)
+    # Prompts come one by one; the trainer says when they are done.
+    models.text.keep_encoder = True
 
     @torch.no_grad()
     def decode(latents: Latents) -> UInt8[Tensor, "B N H W 3"]:
         return frames_from_video(vae.decode_normalised(latents))
 
+    is_refreshable = models.geometry_source.is_loaded and config.reward_space == "latent"
     return GrpoModels(
         transformer=models.transformer,
         embed=reader.embed,
-        negative=models.text.embed(""),
+        negative=models.text.embed(preset.negative_prompt),
         check_prompt=reader.check,
-        latent_shape=(vae.model.config["z_dim"], preset.latent_frames, preset.height // cells, preset.width // cells),
-        rewards=_reward_space(models, reward_space),
+        latent_shape=preset.latent_shape,
+        rewards=_reward_space(models, config),
         decode=decode,
         fps=preset.fps,
-        refreshable=Refreshable(latent_geometry=models.latent_geometry, geometry=models.geometry),
+        refreshable=(
+            Refreshable(latent_geometry=models.latent_geometry, geometry=models.geometry) if is_refreshable else None
+        ),
     )
 
 
@@ -86,12 +114,12 @@ def unmerge_lora(model: nn.Module) -> None:
             module.unmerge()
 
 
-def _reward_space(models: Models, name: str) -> RewardSpace:
-    if name == "latent":
-        return LatentRewards(latent_geometry=models.latent_geometry)
+def _reward_space(models: Models, config: GrpoConfig) -> RewardSpace:
+    if config.reward_space == "latent":
+        return LatentRewards(latent_geometry=models.latent_geometry, micro_batch=config.reward_batch)
 
     def read(video: Float[Tensor, "B 3 N H W"]) -> SceneGeometry:
         images = (video.transpose(1, 2).to(models.device) + 1.0) / 2.0
         return models.geometry.geometry(images)
 
-    return RgbRewards(decode=models.vae.decode_normalised, geometry=read)
+    return RgbRewards(decode=models.vae.decode_normalised, geometry=read, micro_batch=config.reward_batch)

@@ -56,7 +56,7 @@ class TextConditioner:
         self.max_tokens = max_tokens
         self._encoder = encoder if isinstance(encoder, Lazy) else Lazy(lambda: encoder)
         self._device = device
-        self._keep_encoder = keep_encoder
+        self.keep_encoder = keep_encoder
         self._cache: dict[str, Tensor] = {}
 
     @classmethod
@@ -101,7 +101,7 @@ class TextConditioner:
             hidden = encode_text(self.tokenizer, encoder, [prompt_clean(prompt)], max_tokens=self.max_tokens)
             length = min(self.count_tokens(prompt), self.max_tokens)
             self._cache[prompt] = hidden[:, :length].cpu()
-        if not self._keep_encoder:
+        if not self.keep_encoder:
             del encoder
             self.release()
 

@@ -48,8 +48,13 @@ class LatentGeometryConfig:
 class LatentGeometryModel(nn.Module):
     """Φ_g. Everything but connector, prefix tokens and LoRA is frozen."""
 
-    def __init__(self, foundation: GeometryModel, config: LatentGeometryConfig) -> None:
+    def __init__(
+        self, foundation: GeometryModel, config: LatentGeometryConfig, *, copy_foundation: bool = True
+    ) -> None:
         """Copy ``foundation`` (an ``nn.Module``) and stitch the connector in front of its block k + 1.
+
+        Without ``copy_foundation`` it is taken over: it costs no second copy of its weights, loses what the connector
+        replaces, and cannot read images any more.
 
         Raises:
             ValueError: the cut is not inside the image encoder.
@@ -61,7 +66,9 @@ class LatentGeometryModel(nn.Module):
         self.connector = Connector(config.connector)
         self.prefix_tokens = nn.Parameter(torch.zeros(foundation.num_prefix_tokens, foundation.token_dim))
         names = foundation.tail_linear_names(start=config.block)
-        tail = cast(nn.Module, deepcopy(foundation)).requires_grad_(requires_grad=False)
+        own = deepcopy(foundation) if copy_foundation else foundation
+        own.drop_blocks(upto=config.block)
+        tail = cast(nn.Module, own).requires_grad_(requires_grad=False)
         lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=names)
         self.foundation = inject_adapter_in_model(lora, tail)
 
@@ -131,8 +138,10 @@ class LatentGeometryModel(nn.Module):
         atomic_write_text(folder / CONFIG_NAME, json.dumps(asdict(self.config), indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, *, foundation: GeometryModel) -> "LatentGeometryModel":
-        """Load a saved Φ_g onto the Φ that it was made from; float32, evaluation mode.
+    def load(cls, folder: Path, *, foundation: GeometryModel, copy_foundation: bool = True) -> "LatentGeometryModel":
+        """Load a saved Φ_g onto the Φ that it was made from; evaluation mode, as precise as Φ is held.
+
+        Without ``copy_foundation`` Φ is taken over (see the constructor).
 
         Raises:
             UserError: a file is missing or damaged, does not fit, or belongs to another Φ.
@@ -140,7 +149,7 @@ class LatentGeometryModel(nn.Module):
         config = read_config(folder)
         if config.foundation != fingerprint(foundation):
             raise UserError(f"{folder} was made from another geometry model: train it again with train-lgm")
-        model = cls(foundation, config)
+        model = cls(foundation, config, copy_foundation=copy_foundation)
         path = folder / WEIGHTS_NAME
         try:
             given = load_file(path)
@@ -175,9 +184,14 @@ def read_config(folder: Path) -> LatentGeometryConfig:
 
 
 def fingerprint(model: GeometryModel) -> str:
-    """SHA-256 of a model's parameters in float32 by name: equal for equal weights, whatever file they came from."""
+    """SHA-256 of a model's parameters by name: equal for equal weights, whatever file they came from.
+
+    Weights that may be held in bfloat16 count in bfloat16, so that a model is the same however it is held.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(cast(nn.Module, model).named_parameters()):
+        precise = name.startswith(model.full_precision_prefixes)
+        counted = parameter.detach() if precise else parameter.detach().to(torch.bfloat16)
         digest.update(name.encode())
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(counted.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

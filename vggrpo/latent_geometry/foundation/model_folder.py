@@ -64,7 +64,7 @@ def load_weights(source: Path, architecture: Architecture) -> StitchableFoundati
     Raises:
         UserError: a file is missing, damaged, of a kind that is not read, or another model's.
     """
-    config = _own_config(source, architecture)
+    config = own_config(source, architecture)
     model = architecture.on_meta(architecture.config if config is None else config)
     if config is None:
         path = official_file(source, architecture)
@@ -99,7 +99,7 @@ def official_file(source: Path, architecture: Architecture) -> Path:
     raise UserError(f"no weights of {architecture.title} in {source}: it should hold {wanted}")
 
 
-def _own_config(source: Path, architecture: Architecture) -> FoundationConfig | None:
+def own_config(source: Path, architecture: Architecture) -> FoundationConfig | None:
     """The sizes that a folder of ours states; None for official files, whose size is the released one."""
     path = source / CONFIG_NAME
     if not path.is_file():

@@ -15,14 +15,21 @@ from vggrpo.latent_geometry.foundation.any4d_checkpoint import ANY4D
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG
 from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
-from vggrpo.latent_geometry.foundation.model_folder import Architecture, load_weights, save_folder
+from vggrpo.latent_geometry.foundation.model_folder import (
+    CONFIG_NAME,
+    Architecture,
+    load_weights,
+    own_config,
+    save_folder,
+)
 from vggrpo.latent_geometry.foundation.stitchable import FoundationConfig, StitchableFoundation
 from vggrpo.latent_geometry.foundation.vggt import VGGT
 from vggrpo.latent_geometry.foundation.vggt_checkpoint import VGGT_1B
 from vggrpo.latent_geometry.foundation.vggt_config import VGGT_DEBUG
 from vggrpo.runtime.errors import UserError
 
-Size = Literal["full", "debug"]
+Size = Literal["full", "debug"] | Path
+"""Released sizes, the smallest useful ones, or those of a folder of ours (its ``config.json``)."""
 DEFAULT_GEOMETRY_MODEL = "any4d"
 
 
@@ -129,14 +136,15 @@ def build_geometry(
 ) -> GeometryModel:
     """A frozen Φ with random weights: geometry that means nothing, but that every reward can measure.
 
-    It is made on ``device`` itself; ``meta`` gives the module without memory.
+    It is made on ``device`` itself; ``meta`` gives the module without memory. No weights are read for a ``size`` that
+    is a folder.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or no configuration in the folder.
     """
     geometry_info(name)
     architecture = _ARCHITECTURES[name]
-    config = architecture.config if size == "full" else _DEBUG_CONFIGS[name]
+    config = _config_of(architecture, size)
     place = torch.device(device)
     if place.type == "meta":
         return _frozen(architecture.on_meta(config), device=place, dtype=dtype)
@@ -161,6 +169,15 @@ def save_geometry(model: GeometryModel, folder: Path) -> None:
             save_folder(model, architecture, folder)
             return
     raise TypeError(f"{type(model).__name__} is no geometry model of this package: it cannot be saved")
+
+
+def _config_of(architecture: Architecture, size: Size) -> FoundationConfig:
+    if isinstance(size, Path):
+        config = own_config(size, architecture)
+        if config is None:
+            raise UserError(f"no {CONFIG_NAME} of a geometry model of ours in {size}")
+        return config
+    return architecture.config if size == "full" else _DEBUG_CONFIGS[architecture.name]
 
 
 def _frozen(model: StitchableFoundation, *, device: torch.device | str, dtype: torch.dtype) -> GeometryModel:

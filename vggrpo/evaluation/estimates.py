@@ -1,0 +1,118 @@
+"""Measured numbers with their interval: shares after Wilson, means and ratios by bootstrap over clips.
+
+What could not be measured is left out and counted; with nothing left the value is NaN and ``reason`` says why.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+LEVEL = 0.95
+RESAMPLES = 2000
+FEWEST_FOR_INTERVAL = 2
+"""Below this a bootstrap has one sample to draw from, and no spread."""
+
+Kind = Literal["wilson", "bootstrap", "none"]
+Statistic = Callable[[Float[np.ndarray, "n k"]], float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A number over ``n`` samples with its 95 % interval [``low``, ``high``], NaN where there is none.
+
+    ``left_out`` samples could not be measured. ``of`` says what a sample is.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    left_out: int = 0
+    of: str = "clips"
+    interval: Kind = "none"
+    reason: str | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is a number at all."""
+        return math.isfinite(self.value)
+
+    def to_json(self) -> dict[str, object]:
+        """For a file: six significant digits, null for what was not measured."""
+        numbers = {name: _rounded(getattr(self, name)) for name in ("value", "low", "high")}
+        entry: dict[str, object] = {**numbers, "n": self.n, "of": self.of, "interval": self.interval}
+        if self.left_out:
+            entry["left_out"] = self.left_out
+        return entry if self.reason is None else entry | {"reason": self.reason}
+
+
+def share(hits: Sequence[bool], *, of: str = "clips") -> Estimate:
+    """The share of hits with Wilson's score interval.
+
+        (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n)
+
+    Unlike p ± z·se it stays inside [0, 1] and is honest at 0 and 1 (Wilson 1927).
+    """
+    n = len(hits)
+    if not n:
+        return not_measured(f"no {of} to count", of=of)
+    z = 1.959963984540054
+    p = sum(hits) / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At p = 0 and 1 one end is p itself, up to rounding.
+    low, high = max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
+    return Estimate(value=p, low=low, high=high, n=n, of=of, interval="wilson")
+
+
+def mean(values: Float[np.ndarray, " n"], *, of: str = "clips") -> Estimate:
+    """The mean of the finite values with its bootstrap interval."""
+    return bootstrap(np.asarray(values, dtype=np.float64)[:, None], statistic=_first_mean, of=of)
+
+
+def ratio_of_means(above: Float[np.ndarray, " n"], *, below: Float[np.ndarray, " n"], of: str = "clips") -> Estimate:
+    """mean(above) / mean(below) over the clips that both could be measured on; resampled in pairs."""
+    pairs = np.stack([np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)], axis=1)
+    return bootstrap(pairs, statistic=lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean()), of=of)
+
+
+def bootstrap(
+    rows: Float[np.ndarray, "n k"], *, statistic: Statistic, of: str = "clips", random_seed: int = 0
+) -> Estimate:
+    """``statistic`` of the rows that are finite throughout, with the percentile interval of ``RESAMPLES`` resamples."""
+    usable = rows[np.isfinite(rows).all(axis=1)]
+    n, left_out = len(usable), len(rows) - len(usable)
+    if not n:
+        return not_measured(f"none of {len(rows)} {of} could be measured", of=of, left_out=left_out)
+    value = statistic(usable)
+    if not math.isfinite(value):
+        return not_measured(f"it is not defined over these {n} {of}", of=of, left_out=left_out)
+    if n < FEWEST_FOR_INTERVAL:
+        reason = f"an interval needs at least {FEWEST_FOR_INTERVAL} {of}"
+        return Estimate(value=value, low=math.nan, high=math.nan, n=n, left_out=left_out, of=of, reason=reason)
+    draws = np.random.default_rng(random_seed).integers(n, size=(RESAMPLES, n))
+    resampled = np.array([statistic(usable[draw]) for draw in draws])
+    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value=value, low=float(low), high=float(high), n=n, left_out=left_out, of=of, interval="bootstrap")
+
+
+def single(value: float, *, n: int, of: str) -> Estimate:
+    """A number that is exact, or for which no honest interval is at hand."""
+    return Estimate(value=value, low=math.nan, high=math.nan, n=n, of=of)
+
+
+def not_measured(reason: str, *, of: str = "clips", left_out: int = 0) -> Estimate:
+    """No number, and why."""
+    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0, left_out=left_out, of=of, reason=reason)
+
+
+def _first_mean(rows: Float[np.ndarray, "n k"]) -> float:
+    return float(rows[:, 0].mean())
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None

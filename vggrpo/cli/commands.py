@@ -171,6 +171,14 @@ class PretrainGeometry(PretrainCommand):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainJudge(PretrainCommand):
+    """Train the judge of objects, which `evaluate` reads generated frames with; about a quarter of an hour."""
+
+    out: Path = Path("runs/judge")
+    """Output folder; the finished judge is in its subfolder model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainShip(Command):
     """Copy finished runs into the assets, measure them on held-out clips and write the MANIFEST."""
 
@@ -187,6 +195,7 @@ Stage = (
     | Annotated[PretrainVae, subcommand("vae")]
     | Annotated[PretrainVideo, subcommand("video")]
     | Annotated[PretrainGeometry, subcommand("geometry")]
+    | Annotated[PretrainJudge, subcommand("judge")]
     | Annotated[PretrainShip, subcommand("ship")]
 )
 

@@ -10,6 +10,7 @@ from vggrpo.cli.commands import (
     Command,
     PretrainCommand,
     PretrainGeometry,
+    PretrainJudge,
     PretrainShip,
     PretrainTokenizer,
     PretrainVae,
@@ -40,6 +41,8 @@ def run(command: Command) -> Outcome:
             return _video(command)
         case PretrainGeometry():
             return _geometry(command)
+        case PretrainJudge():
+            return _judge(command)
         case PretrainShip():
             return _ship(command)
         case TrainLgm():
@@ -83,6 +86,15 @@ def _geometry(command: PretrainGeometry) -> Outcome:
     training = replace(TINY_TRAINING, loop=_loop(TINY_TRAINING.loop, command))
     _begin(command, training)
     return _outcome(pretrain_geometry(training, out=command.out, resume=command.resume), command.out)
+
+
+def _judge(command: PretrainJudge) -> Outcome:
+    from vggrpo.pretraining.judge import JudgeTraining, pretrain_judge
+
+    training = JudgeTraining()
+    training = replace(training, loop=_loop(training.loop, command))
+    _begin(command, training)
+    return _outcome(pretrain_judge(training, command.out, resume=command.resume), command.out)
 
 
 def _ship(command: PretrainShip) -> Outcome:
@@ -155,7 +167,9 @@ def _loop(loop: LoopConfig, command: PretrainCommand) -> LoopConfig:
     return replace(loop, seed=command.seed, steps=loop.steps if command.steps is None else command.steps)
 
 
-def _begin(command: PretrainVae | PretrainVideo | PretrainGeometry | TrainLgm, training: object) -> None:
+def _begin(
+    command: PretrainVae | PretrainVideo | PretrainGeometry | PretrainJudge | TrainLgm, training: object
+) -> None:
     """Write the run folder's ``config.yaml``, unless the folder holds a run that is not to be gone on with."""
     require_writable(command.out)
     if command.resume or not checkpoint_folders(command.out):

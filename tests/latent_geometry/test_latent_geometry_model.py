@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tests.latent_geometry.samples import DEBUG_CONNECTOR, debug_clips
 from vggrpo.latent_geometry.foundation.any4d import Any4D
 from vggrpo.latent_geometry.model import LatentGeometryConfig, LatentGeometryModel, fingerprint
-from vggrpo.latent_geometry.stitching import AlignedClip, LayerFit
-from vggrpo.latent_geometry.train import AlignmentData, LgmTraining, train_lgm
+from vggrpo.latent_geometry.stitching import LayerFit
+from vggrpo.latent_geometry.train import AlignmentData, ClipPick, LgmTraining, train_lgm
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.training import LoopConfig, Step
 from vggrpo.types import Latents, SceneGeometry
@@ -154,7 +154,7 @@ def test_resumed_training_equals_uninterrupted_training(debug_model: Any4D, tmp_
     calls = {"count": 0}
     original = AlignmentData.draw
 
-    def draw(self: AlignmentData, step: Step, *, generated_share: float) -> AlignedClip:
+    def draw(self: AlignmentData, step: Step, *, generated_share: float) -> ClipPick:
         calls["count"] += 1
         if calls["count"] > 2:
             raise KeyboardInterrupt

@@ -8,9 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from tests.latent_geometry.samples import DEBUG_CONNECTOR, debug_clips
+from vggrpo.latent_geometry import stitching
 from vggrpo.latent_geometry.connector import Connector, ConnectorConfig, resample_in_time
 from vggrpo.latent_geometry.foundation.any4d import Any4D
-from vggrpo.latent_geometry.stitching import AlignedClip, NormalEquations, error_table, search_stitching_layer
+from vggrpo.latent_geometry.stitching import AlignedClip, error_table, plan_search, search_stitching_layer
+from vggrpo.latent_geometry.streaming_regression import NormalEquations, Residuals
+from vggrpo.runtime.allocation import MEBIBYTE, peak_allocation_mb
 from vggrpo.runtime.errors import UserError
 from vggrpo.types import Latents
 
@@ -57,8 +60,8 @@ def test_ridge_equals_least_squares_of_the_augmented_system() -> None:
     x, y = torch.randn(40, 6, dtype=torch.float64), torch.randn(40, 3, dtype=torch.float64)
     ridge = 0.3
     equations = NormalEquations(6, targets=3)
-    equations.add(x[:15], y[:15])
-    equations.add(x[15:], y[15:])
+    equations.add(x[:15], [y[:15]])
+    equations.add(x[15:], [y[15:, :2], y[15:, 2:]])
     # Ridge with a free bias: least squares of centred data with √(n λ) I appended.
     appended = torch.cat([x - x.mean(0), (40 * ridge) ** 0.5 * torch.eye(6, dtype=torch.float64)])
     target = torch.cat([y - y.mean(0), torch.zeros(6, 3, dtype=torch.float64)])
@@ -66,9 +69,11 @@ def test_ridge_equals_least_squares_of_the_augmented_system() -> None:
     solution = equations.solve(ridge=ridge)
     torch.testing.assert_close(solution[:-1], weight)
     torch.testing.assert_close(solution[-1], y.mean(0) - x.mean(0) @ weight)
-    residual = (x @ solution[:-1] + solution[-1] - y).square().sum(0)
-    torch.testing.assert_close(equations.unexplained(solution), residual)
-    torch.testing.assert_close(equations.variation(), (y - y.mean(0)).square().sum(0))
+    residuals = Residuals(solution)
+    residuals.add(x[:7], [y[:7, :1], y[:7, 1:]])
+    residuals.add(x[7:], [y[7:]])
+    torch.testing.assert_close(residuals.missed(), (x @ solution[:-1] + solution[-1] - y).square().sum(0))
+    torch.testing.assert_close(residuals.variation(), (y - y.mean(0)).square().sum(0))
 
 
 class LinearEncoder(Any4D):
@@ -117,6 +122,77 @@ def test_unrelated_latents_explain_nothing(debug_model: Any4D) -> None:
     clips = debug_clips(6)
     fits = search_stitching_layer(debug_model, DEBUG_CONNECTOR, fit=clips[:4], test=clips[4:])
     assert all(fit.error > 0.9 for fit in fits)
+
+
+def just_too_little(model: Any4D, config: ConnectorConfig) -> float:
+    """GiB: a little less than all blocks at once take."""
+    return (plan_search(model, config, grid=(2, 2), limit_gib=8.0).bytes - 1) / 2**30
+
+
+def direct_fit(model: Any4D, clips: list[AlignedClip], *, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """All patches and all tokens after a block, in memory at once."""
+    connector = Connector(DEBUG_CONNECTOR)
+    patches = torch.cat([connector.unfold(clip.latents.tensor).flatten(0, 3) for clip in clips]).double()
+    images = torch.cat([clip.images for clip in clips])
+    tokens = list(model.encoder_activations(images))[block - 1].double()
+    return patches, (tokens[:, :, 1:] - model.position_embedding((2, 2)).double()).flatten(0, 2)
+
+
+@pytest.mark.parametrize(("rows", "passes"), [(8192, 1), (4, 1), (8, 2)])
+@torch.no_grad()
+def test_streaming_search_is_direct_least_squares(
+    debug_model: Any4D, monkeypatch: pytest.MonkeyPatch, rows: int, passes: int
+) -> None:
+    """However few frames and blocks are held at a time: the least squares of everything at once, block by block."""
+    monkeypatch.setattr(stitching, "ROWS_AT_ONCE", rows)
+    clips = debug_clips(9)
+    gib = 8.0 if passes == 1 else just_too_little(debug_model, DEBUG_CONNECTOR)
+    plan = plan_search(debug_model, DEBUG_CONNECTOR, grid=(2, 2), limit_gib=gib)
+    assert (plan.frames_at_once, plan.passes) == (rows // 4, passes)
+    fits = search_stitching_layer(
+        debug_model, DEBUG_CONNECTOR, fit=clips[:6], test=clips[6:], ridge=1e-2, memory_gib=gib
+    )
+    assert sorted(fit.block for fit in fits) == [1, 2]
+    for fit in fits:
+        x, y = direct_fit(debug_model, clips[:6], block=fit.block)
+        penalty = (len(x) * 1e-2) ** 0.5 * torch.eye(x.shape[1], dtype=torch.float64)
+        appended = torch.cat([x - x.mean(0), penalty])
+        weight = torch.linalg.lstsq(appended, torch.cat([y - y.mean(0), y.new_zeros(x.shape[1], y.shape[1])])).solution
+        bias = y.mean(0) - x.mean(0) @ weight
+        torch.testing.assert_close(fit.weight, weight.T.float(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fit.bias, bias.float(), rtol=1e-4, atol=1e-5)
+        x, y = direct_fit(debug_model, clips[6:], block=fit.block)
+        error = (x @ weight + bias - y).square().sum() / (y - y.mean(0)).square().sum()
+        assert fit.error == pytest.approx(float(error), rel=1e-5)
+
+
+def test_the_search_keeps_to_the_memory_that_it_states(debug_model: Any4D) -> None:
+    """Counted allocations with a connector so large that the sums outweigh everything else; fewer blocks, less."""
+    config = replace(DEBUG_CONNECTOR, kernel=(9, 9, 9))
+    clips = debug_clips(3)
+    peaks = []
+    for gib in (8.0, just_too_little(debug_model, config)):
+        plan = plan_search(debug_model, config, grid=(2, 2), limit_gib=gib)
+
+        def search(gib: float = gib) -> None:
+            search_stitching_layer(debug_model, config, fit=clips[:2], test=clips[2:], memory_gib=gib)
+
+        peaks.append(peak_allocation_mb(search, device=torch.device("cpu")))
+        assert peaks[-1] < 1.05 * plan.bytes / MEBIBYTE
+    assert peaks[1] < peaks[0]
+
+
+def test_a_memory_too_small_for_one_block_says_how_much_it_takes(debug_model: Any4D) -> None:
+    with pytest.raises(UserError, match=r"needs 0\.\d+ GiB.*--search-memory-gib"):
+        search_stitching_layer(debug_model, DEBUG_CONNECTOR, fit=debug_clips(1), test=debug_clips(1), memory_gib=1e-6)
+
+
+def test_patches_of_some_frames_are_those_of_all(debug_model: Any4D) -> None:
+    connector = Connector(DEBUG_CONNECTOR)
+    latents = torch.randn(1, 2, 3, 4, 4)
+    whole = connector.unfold(latents)
+    assert connector.output_grid(latents) == tuple(whole.shape[1:4])
+    assert torch.equal(connector.unfold(latents, frames=range(3, 7)), whole[:, 3:7])
 
 
 def test_search_names_grids_that_differ(debug_model: Any4D) -> None:

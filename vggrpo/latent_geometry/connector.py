@@ -4,6 +4,7 @@ Latents are resampled in time to one step a video frame, then ONE strided 3-D co
 the convolution is linear in unfolded patches, it can be initialised in closed form (``stitching``).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vggrpo.latent_geometry.pixel_grid import connector_stride
 
 PaddingMode = Literal["constant", "replicate"]
 
@@ -20,7 +23,7 @@ class ConnectorConfig:
     """Sizes of the connector; it belongs to one VAE and one geometry model.
 
     ``kernel`` (time, rows, columns): 5 × 5 × 5 in the paper, 5 × 3 × 3 in VIST3A. ``stride`` is that of rows and
-    columns: VAE_px / (VAE compression · stride) must equal geometry_px / patch. ``frames_per_latent`` is the VAE's
+    columns, see ``pixel_grid``. ``frames_per_latent`` is the VAE's
     temporal compression.
     """
 
@@ -30,6 +33,22 @@ class ConnectorConfig:
     stride: int = 2
     frames_per_latent: int = 4
     padding: PaddingMode = "replicate"
+
+    @classmethod
+    def for_vae(
+        cls, *, latent_channels: int, vae_compression: int, token_dim: int, frames_per_latent: int = 4
+    ) -> "ConnectorConfig":
+        """The paper's connector between a VAE (``vae_compression`` pixels a latent cell) and a geometry model.
+
+        Raises:
+            UserError: no stride fits the VAE.
+        """
+        return cls(
+            latent_channels=latent_channels,
+            token_dim=token_dim,
+            stride=connector_stride(vae_compression),
+            frames_per_latent=frames_per_latent,
+        )
 
     @property
     def patch_features(self) -> int:
@@ -53,10 +72,23 @@ class Connector(nn.Module):
         padded = self._padded(latents).to(self.conv.weight.dtype)
         return self.conv(padded).permute(0, 2, 3, 4, 1)
 
-    def unfold(self, latents: Float[Tensor, "B C T h w"]) -> Float[Tensor, "B N rows columns features"]:
-        """The patches that the convolution sees, flattened as its weights are (channel, time, row, column)."""
+    def output_grid(self, latents: Float[Tensor, "B C T h w"]) -> tuple[int, int, int]:
+        """Frames, rows and columns of the tokens that latents give."""
+        frames = self.config.frames_per_latent * (latents.shape[2] - 1) + 1
+        rows, columns = (math.ceil(size / self.config.stride) for size in latents.shape[-2:])
+        return frames, rows, columns
+
+    def unfold(
+        self, latents: Float[Tensor, "B C T h w"], *, frames: range | None = None
+    ) -> Float[Tensor, "B N rows columns features"]:
+        """The patches that the convolution sees, flattened as its weights are (channel, time, row, column).
+
+        ``frames`` are consecutive video frames whose patches are wanted; all if not given.
+        """
         (time, rows, columns), stride = self.config.kernel, self.config.stride
         padded = self._padded(latents)
+        if frames is not None:
+            padded = padded[:, :, frames.start : frames.stop + time - 1]
         patches = padded.unfold(2, time, 1).unfold(3, rows, stride).unfold(4, columns, stride)
         return patches.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4)
 

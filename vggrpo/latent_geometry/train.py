@@ -1,22 +1,34 @@
 """``train-lgm``: the stitching-layer search (stage 1a), then alignment with LoRA (stage 1b) against the frozen Φ.
 
-The data are pairs of latents and their video: world clips through the VAE encoder, mixed with clips that the video
-model generated (latents as they left the sampler, video as decoded), which closes the gap between the two.
+The data are pairs of latents and their video: clips of a world (rendered or filmed) through the VAE encoder, mixed with
+clips that the video model generated (latents as they left the sampler, video as decoded), which closes the gap between
+the two. Φ reads each clip when it is drawn, or has read it before (``Lessons``).
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast, overload, runtime_checkable
 
 import torch
+from jaxtyping import Int
+from rich.console import Console
+from torch import Tensor, nn
 
 from vggrpo.latent_geometry.alignment_loss import EMBEDDED_WEIGHTS, AlignmentWeights, Reading, alignment_losses
 from vggrpo.latent_geometry.connector import ConnectorConfig
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_metrics
 from vggrpo.latent_geometry.model import LatentGeometryModel
-from vggrpo.latent_geometry.stitching import AlignedClip, LayerFit, search_stitching_layer, show_errors
+from vggrpo.latent_geometry.stitching import (
+    SEARCH_MEMORY_GIB,
+    AlignedClip,
+    LayerFit,
+    plan_search,
+    search_stitching_layer,
+    show_errors,
+)
 from vggrpo.runtime.device import choose_dtype, set_threads
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import atomic_write_text
@@ -30,9 +42,10 @@ STITCHING_NAME = "stitching.json"
 class LgmTraining:
     """Everything that decides the result of ``train-lgm``.
 
-    ``search_clips`` clips of each source are fitted in the layer search and ``test_clips`` measure ε. Each step reads
-    ``clips_per_step`` clips, generated ones with probability ``generated_share``, and compares the dense geometry of
-    ``dense_frames`` random frames (the cameras of all).
+    ``search_clips`` clips of each source are fitted in the layer search, within ``search_memory_gib``, and
+    ``test_clips`` measure ε. Each step reads ``clips_per_step`` clips, generated ones with probability
+    ``generated_share``, and compares the dense geometry of ``dense_frames`` random frames (the cameras of all).
+    ``recompute`` trades time for memory: activations are computed again in the backward pass.
     """
 
     connector: ConnectorConfig
@@ -42,10 +55,78 @@ class LgmTraining:
     lora_alpha: int = 32
     search_clips: int = 64
     test_clips: int = 8
+    search_memory_gib: float = SEARCH_MEMORY_GIB
     clips_per_step: int = 1
     dense_frames: int = 5
     generated_share: float = 0.5
     bfloat16: bool = True
+    recompute: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipPick:
+    """A clip of a source, not read yet."""
+
+    source: Sequence[AlignedClip]
+    index: int
+
+    def clip(self) -> AlignedClip:
+        """Read it."""
+        return self.source[self.index]
+
+
+class PickedClips(Sequence[AlignedClip]):
+    """Picks as a sequence that reads a clip each time it is asked for one: the search may pass over it repeatedly."""
+
+    def __init__(self, picks: Sequence[ClipPick]) -> None:
+        self._picks = picks
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self._picks)
+
+    @overload
+    def __getitem__(self, index: int) -> AlignedClip: ...
+    @overload
+    def __getitem__(self, index: slice) -> "PickedClips": ...
+    def __getitem__(self, index: int | slice) -> "AlignedClip | PickedClips":
+        """One clip, or a part of the picks."""
+        return PickedClips(self._picks[index]) if isinstance(index, slice) else self._picks[index].clip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What Φ_g is held to on a clip: Φ's dense reading of ``frames``, its features of ``feature_frames`` (or all)."""
+
+    latents: Latents
+    theirs: Reading
+    frames: Int[Tensor, " M"]
+    feature_frames: Int[Tensor, " m"] | None = None
+
+
+FrameDraw = Callable[[Int[Tensor, " n"]], Int[Tensor, " M"]]
+"""Chooses among the frames whose dense geometry is at hand, in ascending order."""
+
+
+@runtime_checkable
+class Lessons(Protocol):
+    """Φ's readings of clips: made when asked for, or read from a cache."""
+
+    def lesson(self, pick: ClipPick, *, draw: FrameDraw) -> Lesson:
+        """A clip's latents with Φ's reading of the frames that ``draw`` chooses."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadNow:
+    """Φ reads every clip that is drawn."""
+
+    teacher: GeometryModel
+
+    def lesson(self, pick: ClipPick, *, draw: FrameDraw) -> Lesson:
+        """Any frames may be drawn."""
+        clip = pick.clip()
+        return read_lesson(self.teacher, clip, frames=draw(torch.arange(clip.images.shape[1])))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +136,11 @@ class AlignmentData:
     world: Sequence[AlignedClip]
     generated: Sequence[AlignedClip] = ()
 
-    def draw(self, step: Step, *, generated_share: float) -> AlignedClip:
+    def draw(self, step: Step, *, generated_share: float) -> ClipPick:
         """A clip, from the step's own random numbers."""
         wants_generated = step.rng.random() < generated_share
         source = self.generated if len(self.generated) and (wants_generated or not len(self.world)) else self.world
-        return source[int(step.rng.integers(len(source)))]
+        return ClipPick(source=source, index=int(step.rng.integers(len(source))))
 
     def for_search(self, *, fitted: int, tested: int) -> "SearchClips":
         """The first clips of both sources, the last of which only measure the error."""
@@ -67,25 +148,31 @@ class AlignmentData:
         for source in (self.world, self.generated):
             count = min(len(source), fitted + tested)
             border = max(count - tested, count // 2)
-            fit += [(source, index) for index in range(border)]
-            test += [(source, index) for index in range(border, count)]
-        return SearchClips(fit=(source[i] for source, i in fit), test=(source[i] for source, i in test))
+            fit += [ClipPick(source=source, index=index) for index in range(border)]
+            test += [ClipPick(source=source, index=index) for index in range(border, count)]
+        return SearchClips(fit=PickedClips(fit), test=PickedClips(test))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchClips:
     """Clips to fit the connectors on, and others to compare them on."""
 
-    fit: Iterable[AlignedClip]
-    test: Iterable[AlignedClip]
+    fit: Sequence[AlignedClip]
+    test: Sequence[AlignedClip]
 
 
 def train_lgm(
-    teacher: GeometryModel, data: AlignmentData, *, training: LgmTraining, out: Path, resume: bool = False
+    teacher: GeometryModel,
+    data: AlignmentData,
+    *,
+    training: LgmTraining,
+    out: Path,
+    resume: bool = False,
+    lessons: Lessons | None = None,
 ) -> TrainingResult:
     """Make Φ_g out of the frozen ``teacher``; checkpoints and metrics in ``out``, the model in ``out/model``.
 
-    A resumed run takes the cut that the first one chose.
+    It is trained where the teacher is. A resumed run takes the cut that the first one chose.
 
     Raises:
         UserError: there is no data, or ``out`` holds another run or cannot be written.
@@ -94,21 +181,27 @@ def train_lgm(
         raise UserError("train-lgm was given no clips: it needs world clips, generated clips, or both")
     set_threads("background")
     torch.manual_seed(training.loop.seed)
-    model = stitched_model(teacher, data, training=training, out=out, resume=resume)
-    if training.bfloat16 and choose_dtype(torch.device("cpu")) == torch.bfloat16:
+    device = device_of(teacher)
+    model = stitched_model(teacher, data, training=training, out=out, resume=resume).to(device)
+    if training.bfloat16 and choose_dtype(device) == torch.bfloat16:
         hold_in_bfloat16(model)
+    model.geometry_model.checkpoint_blocks(enabled=training.recompute)
+    readings = ReadNow(teacher=teacher) if lessons is None else lessons
     loop = TrainingLoop({"latent_geometry": model}, training.loop, out)
 
-    def losses(step: Step) -> dict[str, torch.Tensor]:
-        clips = [data.draw(step, generated_share=training.generated_share) for _ in range(training.clips_per_step)]
-        clip = AlignedClip(
-            latents=Latents(tensor=torch.cat([one.latents.tensor for one in clips])),
-            images=torch.cat([one.images for one in clips]),
-        )
-        count = clip.images.shape[1]
-        chosen = step.rng.choice(count, size=min(training.dense_frames, count), replace=False)
-        frames = torch.from_numpy(chosen).sort().values
-        return clip_losses(model, clip, teacher=teacher, frames=frames, weights=training.weights)
+    def losses(step: Step) -> dict[str, Tensor]:
+        picks = [data.draw(step, generated_share=training.generated_share) for _ in range(training.clips_per_step)]
+
+        def draw(available: Int[Tensor, " n"]) -> Int[Tensor, " M"]:
+            count = len(available)
+            chosen = step.rng.choice(count, size=min(training.dense_frames, count), replace=False)
+            return available[torch.from_numpy(chosen).sort().values]
+
+        clips = [
+            lesson_losses(model, readings.lesson(pick, draw=draw), weights=training.weights, device=device)
+            for pick in picks
+        ]
+        return {name: torch.stack([one[name] for one in clips]).mean() for name in clips[0]}
 
     result = loop.run(losses, resume=resume)
     if result.finished:
@@ -119,22 +212,44 @@ def train_lgm(
     return result
 
 
+def device_of(model: GeometryModel | nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next(cast(nn.Module, model).parameters()).device
+
+
+@torch.no_grad()
+def read_lesson(teacher: GeometryModel, clip: AlignedClip, *, frames: Int[Tensor, " M"]) -> Lesson:
+    """Φ's reading of a clip, dense geometry on ``frames``; on the teacher's device."""
+    device = device_of(teacher)
+    images = clip.images.to(device)
+    features = teacher.finish_encoder(teacher.encode_tokens(images, upto=0), start=0)
+    decoded = teacher.decode_frames(features, grid=teacher.grid_of(images), frames=frames.to(device))
+    return Lesson(latents=clip.latents, theirs=Reading(decoded=decoded, features=features), frames=frames)
+
+
+def lesson_losses(
+    model: LatentGeometryModel, lesson: Lesson, *, weights: AlignmentWeights, device: torch.device
+) -> dict[str, Tensor]:
+    """Alignment losses of Φ_g on one clip that Φ has read."""
+    latents = Latents(tensor=lesson.latents.tensor.to(device))
+    features = model.features(latents)
+    decoded = model.decode_frames(features, grid=model.grid_of(latents), frames=lesson.frames.to(device))
+    chosen = lesson.feature_frames
+    compared = features if chosen is None else features.index_select(1, chosen.to(device))
+    return alignment_losses(Reading(decoded=decoded, features=compared), teacher=lesson.theirs, weights=weights)
+
+
 def clip_losses(
     model: LatentGeometryModel,
     clip: AlignedClip,
     *,
     teacher: GeometryModel,
-    frames: torch.Tensor,
+    frames: Int[Tensor, " M"],
     weights: AlignmentWeights,
-) -> dict[str, torch.Tensor]:
-    """Alignment losses of one batch of clips, dense terms on ``frames``."""
-    grid = model.grid_of(clip.latents)
-    with torch.no_grad():
-        features = teacher.finish_encoder(teacher.encode_tokens(clip.images, upto=0), start=0)
-        theirs = Reading(decoded=teacher.decode_frames(features, grid=grid, frames=frames), features=features)
-    features = model.features(clip.latents)
-    ours = Reading(decoded=model.decode_frames(features, grid=grid, frames=frames), features=features)
-    return alignment_losses(ours, teacher=theirs, weights=weights)
+) -> dict[str, Tensor]:
+    """Alignment losses of one batch of clips that Φ reads now, dense terms on ``frames``."""
+    lesson = read_lesson(teacher, clip, frames=frames)
+    return lesson_losses(model, lesson, weights=weights, device=device_of(teacher))
 
 
 def stitched_model(
@@ -155,7 +270,11 @@ def stitched_model(
             alpha=training.lora_alpha,
         )
     clips = data.for_search(fitted=training.search_clips, tested=training.test_clips)
-    fits = search_stitching_layer(teacher, training.connector, fit=clips.fit, test=clips.test)
+    limit = training.search_memory_gib
+    if len(clips.fit):
+        plan = plan_search(teacher, training.connector, grid=teacher.grid_of(clips.fit[0].images), limit_gib=limit)
+        Console(stderr=True).print(plan.describe())
+    fits = search_stitching_layer(teacher, training.connector, fit=clips.fit, test=clips.test, memory_gib=limit)
     best = fits[0]
     show_errors(fits, chosen=best.block)
     out.mkdir(parents=True, exist_ok=True)

@@ -234,7 +234,9 @@ class TrainingLoop:
             keys = ("step", "exp_avg", "exp_avg_sq")
             moments = {key: tensors[f"optimiser/{key}/{name}"] for key in keys if f"optimiser/{key}/{name}" in tensors}
             if moments:
-                self._optimiser.state[master] = moments
+                # AdamW counts steps on the CPU and keeps its averages beside the weights.
+                averages = {key: moment.to(master.device) for key, moment in moments.items() if key != "step"}
+                self._optimiser.state[master] = {"step": moments["step"], **averages}
         self._step = int(state["step"])
         self._seconds_before = float(state["seconds"])
         self.use_masters()

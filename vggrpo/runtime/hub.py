@@ -120,9 +120,10 @@ def _progress_class(on_bytes: OnBytes | None) -> type[Any] | None:
     """A silent progress bar that hands bytes on; huggingface_hub makes one bar of received and one of written bytes."""
     if on_bytes is None:
         return None
+    report = on_bytes
     from tqdm.auto import tqdm
 
-    class _Bytes(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs only
+    class _Bytes(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             self._counts_bytes = options.get("unit") == "B"
             # A disabled bar would not count.
@@ -131,7 +132,7 @@ def _progress_class(on_bytes: OnBytes | None) -> type[Any] | None:
         def update(self, n: float | None = 1) -> bool | None:
             shown = super().update(n)
             if self._counts_bytes and self.total:
-                on_bytes(int(self.n), int(self.total))
+                report(int(self.n), int(self.total))
             return shown
 
     return _Bytes

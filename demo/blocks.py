@@ -1,14 +1,20 @@
 """Builds the page and says how it is served."""
 
+import logging
 import threading
+import time
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from demo.compare_service import CompareService
+from demo.environment import Environment, read_environment, runs_root
+from demo.http_guard import HttpGuard
+from demo.job_queue import PageError
 from demo.panels.about import about_figures, build_about
 from demo.panels.compare import ComparePanel, build_compare, model_choices, wire_compare_opening
 from demo.panels.compare_endpoints import build_compare_endpoints
@@ -19,16 +25,19 @@ from demo.panels.gallery import build_gallery
 from demo.panels.generate import GeneratePanel, build_generate, show
 from demo.panels.progress import error_html
 from demo.run_store import RunStore
-from demo.service import PageError, PageService
+from demo.service import PageService
 from demo.text import TAGLINE, TITLE
 from demo.theme import build_theme
-from demo.training_service import TrainingService
+from demo.training_service import FINETUNES, TrainingService
 from demo.viewers.stage import player_page, plotly_script, read_scripts
+from demo.visitors import Visitor, current_visitor, owner
+
+log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 STYLES = ("static/page.css", "viewers/stage.css", "viewers/training.css", "viewers/compare.css")
-LARGEST_UPLOAD = "64mb"
 _CACHE_SECONDS = 3600
+_SWEEP_SECONDS = 600.0
 
 
 class Page(gr.Blocks):
@@ -50,25 +59,50 @@ class Page(gr.Blocks):
 
         Only the runs, the examples, the figure, viser's client and plotly's script are served as files.
         """
-        store = self.service.store
+        store, environment = self.service.store, self.service.environment
         (store.root / "page").mkdir(parents=True, exist_ok=True)
         served = [store.root, store.examples, player_page(), plotly_script(), *about_figures(self._assets)]
         gr.set_static_paths([path for path in served if path.exists()])
         defaults: dict[str, Any] = {
             "theme": build_theme(),
             "css_paths": [_HERE / name for name in STYLES],
-            "max_file_size": LARGEST_UPLOAD,
+            "max_file_size": environment.limits.upload_bytes,
+            "app_kwargs": {"middleware": [self._guard()]},
+            "server_name": "0.0.0.0" if environment.place != "own machine" else None,
+            "server_port": environment.port,
             "ssr_mode": False,
             "footer_links": ["api", "settings"],
             "run_history": False,
         }
         self.training.wake()
         threading.Thread(target=self._prepare_examples, name="prepare-examples", daemon=True).start()
-        return super().launch(*arguments, **(defaults | options))
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        given = {name: value for name, value in options.items() if value is not None}
+        return super().launch(*arguments, **(defaults | given))
+
+    def _guard(self) -> Middleware:
+        """What stands before Gradio."""
+        environment = self.service.environment
+        return Middleware(
+            HttpGuard,
+            limits=environment.limits,
+            finetunes=self.service.store.root / FINETUNES,
+            is_public=environment.is_public,
+        )
+
+    def _sweep(self) -> None:
+        """Delete what is too old or too much, now and every ten minutes as long as the page is there."""
+        while True:
+            try:
+                self.service.store.sweep()
+                self.training.sweep()
+            except OSError:
+                # A full or vanished disk: the next round may find it better, and visitors are told when they need it.
+                log.exception("Sweeping failed")
+            time.sleep(_SWEEP_SECONDS)
 
     def _prepare_examples(self) -> None:
         """Make the examples' recordings and strips, so that each opens at once."""
-        self.service.store.sweep()
         for run_id in self.service.store.shipped_ids():
             try:
                 show(self.service, self.service.open_run(run_id))
@@ -79,8 +113,13 @@ class Page(gr.Blocks):
 def build_page(service: PageService, *, assets: Path, training: TrainingService | None = None) -> Page:
     """The whole page over its services."""
     defaults = service.sampling_defaults()
-    training = training or TrainingService(store=service.store, preset=service.preset)
-    comparer = CompareService(service, adapters=assets / "adapters", trained=training.adapters)
+    training = training or TrainingService(
+        store=service.store,
+        preset=service.preset,
+        environment=service.environment,
+        visitor=visitors(service.environment),
+    )
+    comparer = CompareService(service, adapters=assets / "adapters", training=training)
     with Page(service, training=training, assets=assets) as page:
         _masthead(service)
         with gr.Tabs(selected="generate") as tabs:
@@ -105,9 +144,22 @@ def build_page(service: PageService, *, assets: Path, training: TrainingService 
     return page
 
 
-def make_service(*, preset: str, runs: Path, assets: Path) -> PageService:
-    """The service over the real models."""
-    return PageService(preset=preset, store=RunStore(root=runs.resolve(), examples=(assets / "examples").resolve()))
+def make_service(*, preset: str, assets: Path, runs: Path | None = None) -> PageService:
+    """The service over the real models, for the place where the page runs. Raises ``SettingError``."""
+    environment = read_environment()
+    limits = environment.limits
+    store = RunStore(
+        root=runs_root(environment, asked=runs).resolve(),
+        examples=(assets / "examples").resolve(),
+        max_age=limits.run_seconds,
+        max_bytes=limits.run_bytes,
+    )
+    return PageService(preset=preset, store=store, environment=environment, visitor=visitors(environment))
+
+
+def visitors(environment: Environment) -> Visitor:
+    """How the page tells who is asking."""
+    return current_visitor if environment.is_public else owner
 
 
 def _masthead(service: PageService) -> None:
@@ -162,7 +214,8 @@ def _wire_use_adapter(panel: FinetunePanel, comparer: CompareService, compare: C
     """The board's "Use this adapter" chooses it in Compare and goes there."""
 
     def on_use(event: gr.EventData) -> list[Any]:
-        return [gr.Dropdown(choices=model_choices(comparer), value=str(event.job)), gr.Tabs(selected="compare")]
+        choices = model_choices(comparer, also=str(event.job))
+        return [gr.Dropdown(choices=choices, value=str(event.job)), gr.Tabs(selected="compare")]
 
     panel.board.use_adapter(
         on_use, None, [compare.adapter, tabs], show_progress="hidden", api_visibility="private", queue=False

@@ -6,7 +6,7 @@ Gradio gave their upload.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +36,18 @@ class TrainedAdapter(Protocol):
 
     @property
     def path(self) -> Path: ...  # noqa: D102
+
+
+class TrainedAdapters(Protocol):
+    """Where they are found."""
+
+    def adapters(self) -> Sequence[TrainedAdapter]:
+        """Those of the visitor."""
+        ...
+
+    def adapter(self, key: str) -> TrainedAdapter:
+        """Any of them by its name. Raises ``PageError``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +99,10 @@ class ManyReport(StepReport):
 class CompareService:
     """Pairs and comparisons over the page's one queue of jobs."""
 
-    def __init__(
-        self, service: PageService, *, adapters: Path, trained: Callable[[], Sequence[TrainedAdapter]] = tuple
-    ) -> None:
+    def __init__(self, service: PageService, *, adapters: Path, training: TrainedAdapters | None = None) -> None:
         self.service = service
         self._adapters = adapters
-        self._trained = trained
+        self._training = training
 
     def models(self) -> tuple[ModelChoice, ...]:
         """The base model, the shipped adapters, and what was trained here; uploads are a choice of the panel."""
@@ -100,8 +110,21 @@ class CompareService:
         return (
             ModelChoice(key=BASE_MODEL, label="Base model", path=None),
             *(ModelChoice(key=_SHIPPED + path.name, label=f"{path.name} (shipped)", path=path) for path in shipped),
-            *(ModelChoice(key=one.key, label=one.label, path=one.path) for one in self._trained()),
+            *map(_trained, () if self._training is None else self._training.adapters()),
         )
+
+    def find_model(self, key: str) -> ModelChoice:
+        """A model by key; a fine-tune that is not on the visitor's list is found by its name, which is its lock.
+
+        Raises ``PageError``.
+        """
+        for choice in self.models():
+            if choice.key == key:
+                return choice
+        if self._training is not None and not key.startswith(_SHIPPED):
+            with suppress(PageError):
+                return _trained(self._training.adapter(key))
+        raise PageError(f"There is no adapter {key!r} on this server.")
 
     def open_pair(self, pair_id: str) -> PairResult:
         """Read a pair. Raises ``PageError``."""
@@ -131,12 +154,11 @@ class CompareService:
         return Sides(base=base, tuned=tuned)
 
     def _model(self, key: str, upload: Path | None) -> ModelChoice:
-        if key == UPLOAD:
-            return _uploaded(upload)
-        for choice in self.models():
-            if choice.key == key:
-                return choice
-        raise PageError(f"There is no adapter {key!r} on this server.")
+        return _uploaded(upload) if key == UPLOAD else self.find_model(key)
+
+
+def _trained(adapter: TrainedAdapter) -> ModelChoice:
+    return ModelChoice(key=adapter.key, label=adapter.label, path=adapter.path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,10 @@ _NO = {"0", "off", "no", "false"}
 Place = Literal["own machine", "Space", "ZeroGPU"]
 
 
+class SettingError(ValueError):
+    """An environment variable that makes no sense; the message is one line that names it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a visitor may ask for, upload and keep. The defaults are those of a person's own machine."""
@@ -49,7 +53,7 @@ class Limits:
     compared_prompts: int = 64
     steps: int = 200
     """Denoising steps of one video."""
-    finetunes_per_visitor: int = 6
+    finetunes_per_visitor: int = 100
     """Fine-tunes of one visitor at work or in line."""
     finetune_videos: int | None = None
     """Videos that one fine-tune draws in all its iterations."""
@@ -66,9 +70,11 @@ class Limits:
     run_seconds: float = 24 * HOUR
     """Age at which a run goes, counted from when it was last opened."""
     finetune_seconds: float | None = None
-    """The same for a fine-tune; None keeps them."""
-    stored_bytes: int = 20 * GIBIBYTE
-    """Runs, fine-tunes and what the page derives from them; the longest unused go first."""
+    """The same for a fine-tune that has ended; None keeps them all."""
+    run_bytes: int = 20 * GIBIBYTE
+    """Disk for runs and what the page derives from them; the longest unused go first."""
+    finetune_bytes: int = 20 * GIBIBYTE
+    """The same for fine-tunes, where they are not all kept."""
     spare_bytes: int = GIBIBYTE
     """Free disk below which nothing is uploaded."""
 
@@ -78,16 +84,17 @@ STRANGERS = Limits(
     compared_prompts=16,
     steps=50,
     finetunes_per_visitor=1,
-    finetune_videos=640,
+    finetune_videos=1000,
     video_bytes=512 * MEBIBYTE,
     image_pixels=25_000_000,
     geometry_bytes=256 * MEBIBYTE,
     reading_seconds=20.0,
     reading_memory=2 * GIBIBYTE,
     finetune_seconds=24 * HOUR,
-    stored_bytes=8 * GIBIBYTE,
+    run_bytes=6 * GIBIBYTE,
+    finetune_bytes=4 * GIBIBYTE,
 )
-"""What a stranger may do: with two processor cores a fine-tune of 640 videos takes about an hour."""
+"""What a stranger may do: with two processor cores a fine-tune of 1000 videos takes about an hour and a half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +116,7 @@ class Environment:
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """Read it from the process's environment. Raises ValueError for a port that is no number."""
+    """Read it from the process's environment. Raises ``SettingError`` for a port that is no number."""
     given = os.environ if variables is None else variables
     place: Place = "own machine"
     if given.get("SPACES_ZERO_GPU", "").lower() in _YES:
@@ -154,6 +161,6 @@ def _port(given: Mapping[str, str]) -> int | None:
     for name in ("GRADIO_SERVER_PORT", "PORT"):
         if text := given.get(name, ""):
             if not text.isdecimal():
-                raise ValueError(f"{name} must be a port number, not {text!r}")
+                raise SettingError(f"{name} must be a port number, not {text!r}")
             return int(text)
     return None

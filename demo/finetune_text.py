@@ -11,7 +11,14 @@ EMPTY_HINT = (
     "Press Start. The training runs as a process of its own: you can close the page and come back, stop it with a "
     "checkpoint kept, and go on later."
 )
+LIST_TITLE = "Fine-tunes on this server"
 SHARED = "Fine-tunes belong to this server: everyone who opens the page sees them."
+MY_LIST_TITLE = "Your fine-tunes"
+NOT_SHARED = (
+    "Only you see this list. A fine-tune's address in the browser is a link that you can give to others: they can look "
+    "and take its files. It is deleted {hours:.0f} hours after it ended, so download what you want to keep."
+)
+SOMEBODY_ELSES = "somebody else's: look and take its files"
 
 RANDOM_PROMPTS = "Random scenes"
 OWN_PROMPTS = "My own"

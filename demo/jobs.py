@@ -24,12 +24,15 @@ from typing import Any, Literal
 
 import psutil
 
-from demo.service import PageError
+from demo.job_queue import PageError
+from demo.run_store import Stored, sweep_stored
 from demo.training_runs import read_status
+from demo.visitors import OWNER
 
 log = logging.getLogger(__name__)
 
-JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
+JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8,32}")
+"""When it was asked for, and 128 random bits: whoever has a fine-tune's name may look at it."""
 MOST_WAITING = 6
 """Jobs that may wait; a seventh is refused."""
 
@@ -52,6 +55,8 @@ class Job:
     settings: Mapping[str, Any]
     created: float
     """Seconds since 1970."""
+    owner: str = OWNER
+    """The visitor who asked for it."""
 
     @property
     def run(self) -> Path:
@@ -88,26 +93,27 @@ Command = Callable[[Job], Sequence[str]]
 
 
 class Jobs:
-    """All jobs under ``root``. ``command`` says how one is run, in ``cwd``."""
+    """All jobs under ``root``. ``command`` says how one is run, in ``cwd``; ``per_owner`` of a visitor are active."""
 
-    def __init__(self, root: Path, *, command: Command, cwd: Path) -> None:
+    def __init__(self, root: Path, *, command: Command, cwd: Path, per_owner: int = 100) -> None:
         self.root = root
+        self._per_owner = per_owner
         self._command = command
         self._cwd = cwd
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.RLock()
         self._patrol: threading.Thread | None = None
 
-    def submit(self, settings: Mapping[str, Any], *, prompts: Sequence[str]) -> Job:
+    def submit(self, settings: Mapping[str, Any], *, prompts: Sequence[str], owner: str = OWNER) -> Job:
         """Write a new job and queue it. Raises ``PageError`` where too many wait."""
         with self._lock:
-            self._require_room()
-            job_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+            self._require_room(owner)
+            job_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(16)}"
             folder = self.root / job_id
             folder.mkdir(parents=True)
-            job = Job(job_id=job_id, folder=folder, settings=dict(settings), created=time.time())
+            job = Job(job_id=job_id, folder=folder, settings=dict(settings), created=time.time(), owner=owner)
             job.prompts.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
-            _write(folder / "job.json", {"settings": job.settings, "created": job.created})
+            _write(folder / "job.json", {"settings": job.settings, "created": job.created, "owner": owner})
             self._queue(job)
         return job
 
@@ -117,7 +123,7 @@ class Jobs:
             job = self.find(job_id)
             if self.state(job).progress != "ended":
                 raise PageError("this fine-tune has not ended; there is nothing to resume")
-            self._require_room()
+            self._require_room(job.owner)
             self._queue(job)
         return job
 
@@ -155,7 +161,11 @@ class Jobs:
         if content is None or not isinstance(content.get("settings"), dict):
             raise PageError("this fine-tune is not here any more")
         return Job(
-            job_id=job_id, folder=folder, settings=content["settings"], created=float(content.get("created") or 0)
+            job_id=job_id,
+            folder=folder,
+            settings=content["settings"],
+            created=float(content.get("created") or 0),
+            owner=str(content.get("owner") or OWNER),
         )
 
     def all(self) -> tuple[Job, ...]:
@@ -192,7 +202,17 @@ class Jobs:
                 self._patrol = threading.Thread(target=self._watch, name="finetune-queue", daemon=True)
                 self._patrol.start()
 
-    def _require_room(self) -> None:
+    def sweep(self, *, max_age: float, max_bytes: int) -> None:
+        """Delete ended jobs that are too old, and the longest unused beyond the cap; never one that waits or works."""
+        with self._lock:
+            ended = [job.folder for job in self.all() if self.state(job).progress == "ended"]
+            sweep_stored([Stored(folders=(folder,)) for folder in ended], max_age=max_age, max_bytes=max_bytes)
+
+    def _require_room(self, owner: str) -> None:
+        active = sum(job.owner == owner and self.state(job).progress != "ended" for job in self.all())
+        if active >= self._per_owner:
+            many = f"{active} fine-tunes" if active > 1 else "a fine-tune"
+            raise PageError(f"you already have {many} at work or in line here: wait for it, or stop it first")
         if len(self._waiting()) >= MOST_WAITING:
             raise PageError(f"{MOST_WAITING} fine-tunes already wait; stop one of them first")
 

@@ -4,7 +4,6 @@ The page itself trains nothing and loads nothing for it. Numbers are bounded and
 starts; names of fine-tunes are matched before they touch the file system, and no path comes from a visitor.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -13,17 +12,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from demo.environment import Environment
+from demo.job_queue import PageError
 from demo.jobs import Job, Jobs
 from demo.outcomes import Finetune, read_outcome
 from demo.run_store import RunStore
-from demo.service import PageError
 from demo.training_estimate import SHIPPED, Cost, cost_of, estimate_text
 from demo.training_runs import find_adapter, newest_checkpoint, read_history
+from demo.visitors import Visitor, owner
 
 FINETUNES = "finetunes"
 """Folder under the runs root."""
-SWITCH = "VGGRPO_FINETUNE"
-"""Environment variable: ``off`` shows the tab with everything but starting."""
 
 MOST_PROMPTS = 64
 LONGEST_PROMPT = 400
@@ -116,10 +115,25 @@ class AdapterChoice:
 class TrainingService:
     """Starts, stops, resumes and reads fine-tunes. ``program`` is replaced by tests that train nothing."""
 
-    def __init__(self, *, store: RunStore, preset: str, program: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        store: RunStore,
+        preset: str,
+        environment: Environment | None = None,
+        visitor: Visitor = owner,
+        program: Sequence[str] | None = None,
+    ) -> None:
         self.preset = preset
+        self.environment = environment or Environment()
+        self._visitor = visitor
         self._program = tuple(program or (sys.executable, "-m", "vggrpo", "train"))
-        self._jobs = Jobs(store.root / FINETUNES, command=self._command, cwd=_ROOT)
+        self._jobs = Jobs(
+            store.root / FINETUNES,
+            command=self._command,
+            cwd=_ROOT,
+            per_owner=self.environment.limits.finetunes_per_visitor,
+        )
 
     def wake(self) -> None:
         """Find running and waiting fine-tunes again after a restart of the page."""
@@ -154,8 +168,8 @@ class TrainingService:
 
     def why_not(self, preset: str) -> str:
         """Why this server cannot train a preset, or nothing."""
-        if os.environ.get(SWITCH, "").lower() in {"off", "0", "no"}:
-            return "Fine-tuning is switched off on this server. Run the studio on your own machine to train."
+        if self.environment.why_no_training:
+            return self.environment.why_no_training
         from vggrpo.presets import get_preset
         from vggrpo.runtime.errors import UserError
 
@@ -179,7 +193,7 @@ class TrainingService:
 
     def estimate(self, *, preset: str, iterations: int, videos: int) -> str:
         """Time and memory in plain words, before anything starts; ``videos`` are those of one iteration."""
-        ahead = sum(finetune.outcome.is_active for finetune in self.all())
+        ahead = sum(self._finetune(job).outcome.is_active for job in self._jobs.all())
         cost = self._witness(preset) or SHIPPED.get(preset)
         return estimate_text(cost, iterations=iterations, videos=videos, ahead=ahead)
 
@@ -188,16 +202,17 @@ class TrainingService:
         self._check(asked)
         settings = asdict(asked)
         prompts = settings.pop("prompts")
-        return self._finetune(self._jobs.submit(settings, prompts=prompts))
+        return self._finetune(self._jobs.submit(settings, prompts=prompts, owner=self._visitor()))
 
     def stop(self, job_id: str) -> Finetune:
         """Take it out of the queue, or ask it to finish its iteration and keep a checkpoint. Raises ``PageError``."""
+        self._require_mine(job_id)
         self._jobs.stop(job_id)
         return self.find(job_id)
 
     def resume(self, job_id: str) -> Finetune:
         """Go on from the last checkpoint, or anew where there is none. Raises ``PageError``."""
-        finetune = self.find(job_id)
+        finetune = self._require_mine(job_id)
         if finetune.outcome.state == "finished":
             raise PageError("this fine-tune has done all its iterations; start a new one to train longer")
         if why_not := self.why_not(str(finetune.job.settings.get("preset"))):
@@ -206,18 +221,30 @@ class TrainingService:
 
     def remove(self, job_id: str) -> None:
         """Delete an ended fine-tune and its adapter. Raises ``PageError``."""
+        self._require_mine(job_id)
         self._jobs.remove(job_id)
 
     def find(self, job_id: str) -> Finetune:
-        """One fine-tune by name. Raises ``PageError``."""
+        """One fine-tune by its name, which only its visitor and those whom they gave it know. Raises ``PageError``."""
         return self._finetune(self._jobs.find(job_id))
 
+    def is_mine(self, finetune: Finetune) -> bool:
+        """Whether the visitor may change it: whoever merely has its address may look."""
+        return finetune.job.owner == self._visitor()
+
     def all(self) -> tuple[Finetune, ...]:
-        """Every fine-tune of this server, the newest first."""
-        return tuple(self._finetune(job) for job in self._jobs.all())
+        """Every fine-tune of this visitor, the newest first."""
+        mine = self._visitor()
+        return tuple(self._finetune(job) for job in self._jobs.all() if job.owner == mine)
+
+    def sweep(self) -> None:
+        """Delete fine-tunes that ended long ago, where this server does not keep them all."""
+        limits = self.environment.limits
+        if limits.finetune_seconds is not None:
+            self._jobs.sweep(max_age=limits.finetune_seconds, max_bytes=limits.finetune_bytes)
 
     def adapters(self) -> tuple[AdapterChoice, ...]:
-        """Every adapter that was trained here, the newest first."""
+        """Every adapter that this visitor trained here, the newest first."""
         return tuple(_adapter_of(finetune) for finetune in self.all() if find_adapter(finetune.job.run) is not None)
 
     def adapter(self, key: str) -> AdapterChoice:
@@ -225,7 +252,15 @@ class TrainingService:
         finetune = self.find(key)
         if find_adapter(finetune.job.run) is None:
             raise PageError("this fine-tune has no adapter yet: it comes with the first checkpoint")
+        finetune.job.folder.touch()
         return _adapter_of(finetune)
+
+    def _require_mine(self, job_id: str) -> Finetune:
+        """Raise ``PageError`` for another visitor's fine-tune."""
+        finetune = self.find(job_id)
+        if not self.is_mine(finetune):
+            raise PageError("this fine-tune is somebody else's: you can look at it and take its files, not change it")
+        return finetune
 
     def _finetune(self, job: Job) -> Finetune:
         return Finetune(job=job, outcome=read_outcome(job, self._jobs.state(job)))
@@ -242,6 +277,12 @@ class TrainingService:
             value = getattr(asked, name)
             if not bounds.low <= value <= bounds.high:
                 raise PageError(f"{name.replace('_', ' ')} must be {bounds.low:g} to {bounds.high:g}, not {value:g}")
+        most, videos = self.environment.limits.finetune_videos, asked.iterations * asked.groups * asked.group_size
+        if most is not None and videos > most:
+            raise PageError(
+                f"this would draw {videos} videos, and at most {most} fit here: ask for fewer iterations, prompts an "
+                "iteration, or videos of each"
+            )
         if asked.transition not in self.transitions():
             raise PageError(f"there is no transition {asked.transition!r}: choose {', '.join(self.transitions())}")
         if not any(getattr(asked, name) > 0 for name in REWARD_WEIGHTS):

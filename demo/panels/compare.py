@@ -1,6 +1,7 @@
 """Tab "Compare": one prompt on two sides on one clock, or many prompts with the paired difference of every reward."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -188,9 +189,13 @@ def _guidance_switch() -> gr.Checkbox:
     return gr.Checkbox(label="with reward guidance", value=False, container=False, elem_classes="guided")
 
 
-def model_choices(service: CompareService) -> list[tuple[str, str]]:
-    """(label, key) of every model, and the visitor's own file last."""
-    return [*((choice.label, choice.key) for choice in service.models()), ("Your own LoRA…", UPLOAD)]
+def model_choices(service: CompareService, *, also: str = BASE_MODEL) -> list[tuple[str, str]]:
+    """(label, key) of every model and of one that may not be on the visitor's list, and their own file last."""
+    listed = [(choice.label, choice.key) for choice in service.models()]
+    if also not in [key for _, key in listed]:
+        with suppress(PageError):
+            listed.append((service.find_model(also).label, also))
+    return [*listed, ("Your own LoRA…", UPLOAD)]
 
 
 def first_adapter(choices: list[tuple[str, str]]) -> str:
@@ -212,7 +217,8 @@ def _wire_choices(service: CompareService, controls: _Controls, *, view: _View, 
         ]
 
     def on_select(*chosen: str | None) -> list[gr.Dropdown]:
-        choices = model_choices(service)
+        elsewhere = next((key for key in chosen if key and key != UPLOAD), BASE_MODEL)
+        choices = model_choices(service, also=elsewhere)
         keys = [key for _, key in choices]
         fallbacks = (BASE_MODEL, first_adapter(choices))
         return [

@@ -4,6 +4,7 @@ The page starts, stops and reads; the training itself is a process of its own (`
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,19 +12,24 @@ from typing import Any
 
 import gradio as gr
 
+from demo.environment import HOUR
 from demo.finetune_text import (
     EMPTY_HINT,
     EMPTY_TITLE,
     INFO,
     INTRO,
     LABELS,
+    LIST_TITLE,
+    MY_LIST_TITLE,
+    NOT_SHARED,
     OWN_PROMPTS,
     PROMPTS_HINT,
     RANDOM_PROMPTS,
     SHARED,
 )
+from demo.job_queue import PageError
+from demo.outcomes import Finetune
 from demo.panels.progress import error_html
-from demo.service import PageError
 from demo.training_service import BOUNDS, TrainingInput, TrainingService, read_prompts
 from demo.viewers.stage import file_url, plotly_script, read_scripts
 from demo.viewers.training import board, stamp, summary
@@ -154,23 +160,36 @@ def _build_board(training: TrainingService) -> gr.HTML:
         plotly=file_url(plotly_script()),
         empty_title=EMPTY_TITLE,
         empty_hint=EMPTY_HINT,
-        shared=SHARED,
+        **_list_texts(training),
     )
+
+
+def _list_texts(training: TrainingService) -> dict[str, str]:
+    """What stands above and below the list of fine-tunes."""
+    environment = training.environment
+    if not environment.is_public:
+        return {"list_title": LIST_TITLE, "shared": SHARED}
+    hours = (environment.limits.finetune_seconds or 0.0) / HOUR
+    return {"list_title": MY_LIST_TITLE, "shared": NOT_SHARED.format(hours=hours)}
 
 
 def answer_look(training: TrainingService, *, job: str, seen: str) -> dict[str, Any]:
     """What changed since the board last looked: the fine-tune of a name, else the active or the newest one."""
     everything = training.all()
-    finetune = next((one for one in everything if one.job.job_id == job), None)
+    finetune: Finetune | None = None
+    with suppress(PageError):
+        finetune = training.find(job)
     if finetune is None:
         active = [one for one in everything if one.outcome.is_active and one.outcome.state != "queued"]
         finetune = next(iter([*active, *everything]), None)
     listed = [summary(one) for one in everything]
     now = f"{'' if finetune is None else stamp(finetune)}|{listed}"
-    answer: dict[str, Any] = {"isActive": any(one.outcome.is_active for one in everything), "stamp": now}
+    looked_at = [*everything, *filter(None, [finetune])]
+    answer: dict[str, Any] = {"isActive": any(one.outcome.is_active for one in looked_at), "stamp": now}
     if now == seen:
         return answer
-    return answer | {"list": listed, "board": {"job": None} if finetune is None else board(finetune)}
+    shown = {"job": None} if finetune is None else board(finetune, is_mine=training.is_mine(finetune))
+    return answer | {"list": listed, "board": shown}
 
 
 def answer_act(training: TrainingService, *, action: str, job: str) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from typing import Any
 
 import gradio as gr
 
+from demo.job_queue import PageError
 from demo.outcomes import Finetune
 from demo.panels.endpoints import root_of
 from demo.panels.finetune import read_input
-from demo.service import PageError
 from demo.training_runs import read_history
 from demo.training_service import TrainingService, read_prompts
 from demo.viewers.training import board, summary
@@ -75,7 +75,7 @@ def build_finetune_endpoints(training: TrainingService) -> None:
         return _act(training.find, training, job, request)
 
     def finetune_list() -> list[dict[str, Any]]:
-        """Every fine-tune of this server, the newest first: job, title, state, done."""
+        """Your fine-tunes, the newest first: job, title, state, done; on a machine of one's own, all of them."""
         return [summary(finetune) for finetune in training.all()]
 
     for function in (finetune_start, finetune_stop, finetune_resume, finetune_status, finetune_list):

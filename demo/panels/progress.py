@@ -49,7 +49,7 @@ def _waiting_html(ahead: int) -> str:
     line = WAITING.format(ahead="One other is" if ahead == 1 else f"{ahead} others are")
     return (
         f'<div class="progress" role="status" data-phase="queue"><div class="line"><span>{escape(line)}</span></div>'
-        '<div class="track" role="progressbar" aria-valuemin="0" aria-valuemax="100"><i></i></div></div>'
+        '<div class="track" role="progressbar" aria-valuemin="0" aria-valuemax="100"></div></div>'
     )
 
 

@@ -111,10 +111,10 @@ function showHead(board) {
     title: "Open it beside the base model", click: () => trigger("use_adapter", { job }) }, "Use this adapter");
   const file = board.files.find((item) => item.name === "adapter");
   const save = file && h("a", { class: "plain", href: file.url, download: file.file, title: file.hint }, icon(ICONS.download), "Adapter");
-  const stop = board.isActive && h("button", { type: "button", class: "plain", "data-action": "stop", click: () => ask("stop") },
+  const stop = board.isMine && board.isActive && h("button", { type: "button", class: "plain", "data-action": "stop", click: () => ask("stop") },
     { queued: "Leave the queue", stopping: "End at once" }[board.state] ?? "Stop");
-  const resume = board.canResume && h("button", { type: "button", class: "plain", "data-action": "resume", click: () => ask("resume") }, "Resume");
-  const drop = !board.isActive && h("button", { type: "button", class: "plain", "data-action": "remove", title: "Delete this fine-tune and its adapter",
+  const resume = board.isMine && board.canResume && h("button", { type: "button", class: "plain", "data-action": "resume", click: () => ask("resume") }, "Resume");
+  const drop = board.isMine && !board.isActive && h("button", { type: "button", class: "plain", "data-action": "remove", title: "Delete this fine-tune and its adapter",
     click: () => { if (confirm("Delete this fine-tune with its adapter, samples and checkpoints?")) ask("remove"); } }, "Delete");
   const actions = [stop, resume, use, save, drop].filter(Boolean);
   // Buttons that are pressed while the head is redrawn would lose the click.
@@ -161,7 +161,7 @@ function showDetails(board) {
 function showList(list) {
   view.list.hidden = !list.length;
   if (!view.list.isConnected) root.append(view.list);
-  view.list.replaceChildren(h("h3", {}, "Fine-tunes on this server"),
+  view.list.replaceChildren(h("h3", {}, props.list_title),
     h("ul", {}, list.map((item) => h("li", {},
       h("button", { type: "button", "data-job": item.job, "aria-current": item.job === job ? "true" : null, title: `Asked for ${item.asked}`, click: () => open(item.job) },
         h("i", { class: `dot ${item.state}` }), h("span", {}, item.title), h("span", { class: "hint" }, item.stateName),

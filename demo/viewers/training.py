@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.finetune_text import CURVES, GUARD_CURVES, LOG_LINES, PHASE_NAMES, STATES, TAKE_AWAY
+from demo.finetune_text import CURVES, GUARD_CURVES, LOG_LINES, PHASE_NAMES, SOMEBODY_ELSES, STATES, TAKE_AWAY
 from demo.outcomes import Finetune, Outcome
 from demo.training_runs import CONFIG, LOG, METRICS, History, find_adapter, read_history, read_samples, tail
 from demo.viewers.stage import file_url
@@ -41,14 +41,14 @@ class Curve:
     held_out: NDArray[np.float64] | None = None
 
 
-def board(finetune: Finetune) -> dict[str, Any]:
-    """Everything that the board shows of one fine-tune."""
+def board(finetune: Finetune, *, is_mine: bool = True) -> dict[str, Any]:
+    """Everything that the board shows of one fine-tune; whose it is not may look only."""
     job, outcome = finetune.job, finetune.outcome
     history = read_history(job.run)
     return {
         "job": job.job_id,
         "title": finetune.title,
-        "facts": _facts(finetune),
+        "facts": [*_facts(finetune), *([] if is_mine else [SOMEBODY_ELSES])],
         "state": outcome.state,
         "stateName": STATES[outcome.state],
         "isActive": outcome.is_active,
@@ -56,6 +56,7 @@ def board(finetune: Finetune) -> dict[str, Any]:
         "iteration": outcome.iteration,
         "share": 100.0 * outcome.iteration / outcome.iterations if outcome.iterations else 0.0,
         "message": outcome.message,
+        "isMine": is_mine,
         "canResume": outcome.can_resume,
         "hasAdapter": find_adapter(job.run) is not None,
         "columns": [

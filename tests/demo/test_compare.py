@@ -221,9 +221,26 @@ def test_the_lists_hold_the_base_what_ships_what_was_trained_and_an_upload(
     class Trained:
         key, label, path = "job-1", "my fine-tune", tmp_path
 
-    with_training = CompareService(service.service, adapters=service._adapters, trained=lambda: [Trained()])
+    class Shared(Trained):
+        key = "job-2"
+
+    class Training:
+        def adapters(self) -> list[Trained]:
+            return [Trained()]
+
+        def adapter(self, key: str) -> Trained:
+            if key != "job-2":
+                raise PageError("this fine-tune is not here any more")
+            return Shared()
+
+    with_training = CompareService(service.service, adapters=service._adapters, training=Training())
     keys = [key for _, key in model_choices(with_training)]
     assert keys == [BASE_MODEL, "shipped.first", "job-1", UPLOAD]
+    by_link = [key for _, key in model_choices(with_training, also="job-2")]
+    assert by_link == [BASE_MODEL, "shipped.first", "job-1", "job-2", UPLOAD]
+    assert [key for _, key in model_choices(with_training, also="job-3")] == keys
+    with pytest.raises(PageError, match="no adapter 'job-3'"):
+        with_training.find_model("job-3")
     assert first_adapter(model_choices(with_training)) == "shipped.first"
     empty = CompareService(service.service, adapters=tmp_path / "none")
     assert first_adapter(model_choices(empty)) == UPLOAD

@@ -13,6 +13,7 @@ import pytest
 from gradio_client.exceptions import AppError
 
 from demo.blocks import build_page
+from demo.environment import read_environment
 from demo.jobs import Job, ProcessState
 from demo.outcomes import Finetune, read_outcome
 from demo.panels.finetune import answer_act, answer_look, estimate_html, read_input
@@ -25,7 +26,6 @@ from demo.training_service import (
     FLAGS,
     MOST_PROMPTS,
     REWARD_WEIGHTS,
-    SWITCH,
     TrainingInput,
     TrainingService,
     read_prompts,
@@ -88,7 +88,7 @@ def test_defaults_are_the_trainers_own(training, preset):
         config.group_size,
         config.groups,
     )
-    assert defaults.learning_rate == config.learning_rate == 1e-4  # the paper's
+    assert defaults.learning_rate == config.learning_rate
     assert defaults.kl_weight == config.kl_weight == 0.004  # the paper's
     assert defaults.motion_smoothness == config.weights.motion_smoothness == 1.0  # the paper's
     for name, bounds in BOUNDS.items():
@@ -205,7 +205,8 @@ def test_widget_values_become_numbers_of_the_right_kind(training, settings, mess
 
 
 def test_a_server_can_switch_it_off(training, monkeypatch):
-    monkeypatch.setenv(SWITCH, "off")
+    switched_off = read_environment({"VGGRPO_FINETUNE": "off"})
+    monkeypatch.setattr(training, "environment", switched_off)
     assert "switched off" in estimate_html(training, preset="tiny-debug", iterations=4, videos=8)
     with pytest.raises(PageError, match="switched off"):
         training.start(asked(training))

@@ -12,14 +12,15 @@ from demo.run_store import RunStore, UnknownRun
 def store(tmp_path):
     (tmp_path / "examples" / "orbit").mkdir(parents=True)
     (tmp_path / "examples" / "orbit" / "rewards.json").write_text("{}")
-    return RunStore(root=tmp_path / "runs", examples=tmp_path / "examples", max_runs=2, max_age=100.0)
+    return RunStore(root=tmp_path / "runs", examples=tmp_path / "examples", max_bytes=10_000, max_age=100.0)
 
 
-def make_run(store, *, age=0.0):
+def make_run(store, *, age=0.0, size=4000):
     run_id = store.new_run()
     folder = store.target(run_id)
     folder.mkdir(parents=True)
     (folder / "rewards.json").write_text("{}")
+    (folder / "video.mp4").write_bytes(b"x" * size)
     os.utime(folder, (time.time() - age, time.time() - age))
     return run_id
 
@@ -50,12 +51,33 @@ def test_runs_and_examples_are_found(store):
 
 def test_sweep_removes_old_runs_and_those_beyond_the_cap_with_their_page_files(store):
     kept = [make_run(store, age=1), make_run(store, age=2)]
-    beyond, old = make_run(store, age=50), make_run(store, age=200)
+    beyond, old = make_run(store, age=50), make_run(store, age=200, size=1)
     for run_id in (*kept, beyond, old, "orbit"):
         (store.page_files(run_id) / "stage.viser").write_bytes(b"")
+    (store.page_files(f"{beyond}.base") / "stage.viser").write_bytes(b"")
     store.sweep()
     assert sorted(path.name for path in store.root.iterdir()) == sorted([*kept, "page"])
     assert sorted(path.name for path in (store.root / "page").iterdir()) == sorted([*kept, "orbit"])
+
+
+def test_what_the_page_derives_counts_as_the_runs_size(store):
+    newer, older = make_run(store, age=1, size=1), make_run(store, age=2, size=1)
+    (store.page_files(newer) / "stage.viser").write_bytes(b"x" * 11_000)
+    (store.page_files("orbit") / "stage.viser").write_bytes(b"x" * 99_000)
+    store.sweep()
+    assert not (store.root / older).exists()
+    assert (store.root / "page" / "orbit" / "stage.viser").exists()
+
+
+def test_a_run_that_is_being_written_is_left_alone_until_its_process_must_be_dead(store):
+    store.root.mkdir()
+    young, dead = store.root / ".abc-1", store.root / ".abc-2"
+    for path, hours in ((young, 1), (dead, 7)):
+        path.mkdir()
+        os.utime(path, (time.time() - hours * 3600, time.time() - hours * 3600))
+    store.sweep()
+    assert young.exists()
+    assert not dead.exists()
 
 
 def test_opening_a_run_keeps_it_from_the_sweep(store):

@@ -11,7 +11,7 @@ from vggrpo.geometry.alignment import depth_abs_rel, end_point_error, trajectory
 from vggrpo.geometry.masked import masked_mean
 from vggrpo.geometry.projection import camera_centres
 from vggrpo.geometry.so3 import safe_norm
-from vggrpo.types import SceneGeometry
+from vggrpo.types import SceneGeometry, WorldClip
 
 # Shorter baselines (metres) have no direction that an image could tell.
 MIN_BASELINE = 0.05
@@ -80,6 +80,12 @@ def geometry_metrics(
         focal_relative=_mean((focal - 1).abs().mean(1)),
         mask_iou=_mean(overlap),
     )
+
+
+def clip_metrics(estimated: SceneGeometry, *, clip: WorldClip) -> GeometryMetrics:
+    """Errors of one clip's estimated geometry (a batch of one, on the CPU) against the clip's exact truth."""
+    moving = torch.from_numpy(clip.moving)[None]
+    return geometry_metrics(estimated, true=clip.geometry.to_scene(), moving=moving)
 
 
 def combine(metrics: Sequence[GeometryMetrics]) -> GeometryMetrics:

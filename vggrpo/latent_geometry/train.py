@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vggrpo.latent_geometry.alignment_loss import EMBEDDED_WEIGHTS, AlignmentWeights, Reading, alignment_losses
 from vggrpo.latent_geometry.connector import ConnectorConfig
 from vggrpo.latent_geometry.foundation.base import GeometryModel
-from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_metrics
+from vggrpo.latent_geometry.metrics import GeometryMetrics, clip_metrics, combine
 from vggrpo.latent_geometry.model import LatentGeometryModel
 from vggrpo.latent_geometry.stitching import (
     SEARCH_MEMORY_GIB,
@@ -305,8 +305,4 @@ def hold_in_bfloat16(model: LatentGeometryModel) -> None:
 @torch.no_grad()
 def evaluate_latent_geometry(model: LatentGeometryModel, clips: Iterable[tuple[Latents, WorldClip]]) -> GeometryMetrics:
     """Φ_g on the latents of world clips against their exact truth; the same report as for Φ."""
-    results = []
-    for latents, clip in clips:
-        moving = torch.from_numpy(clip.moving)[None]
-        results.append(geometry_metrics(model(latents), true=clip.geometry.to_scene(), moving=moving))
-    return combine(results)
+    return combine([clip_metrics(model(latents), clip=clip) for latents, clip in clips])

@@ -18,7 +18,7 @@ from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY, Any4DCon
 from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.foundation.registry import save_geometry
-from vggrpo.latent_geometry.metrics import GeometryMetrics, combine, geometry_metrics
+from vggrpo.latent_geometry.metrics import GeometryMetrics, clip_metrics, combine
 from vggrpo.pretraining.data import ClipCache, default_cache
 from vggrpo.pretraining.geometry_batches import (
     GeometryBatch,
@@ -166,6 +166,5 @@ def evaluate_geometry_model(model: GeometryModel, clips: Sequence[WorldClip] | I
     results = []
     for clip in clips:
         images = torch.from_numpy(clip.rgb).permute(0, 3, 1, 2)[None].float() / 255
-        moving = torch.from_numpy(clip.moving)[None]
-        results.append(geometry_metrics(model.geometry(images), true=clip.geometry.to_scene(), moving=moving))
+        results.append(clip_metrics(model.geometry(images), clip=clip))
     return combine(results)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from vggrpo.evaluation.reconstruction import peak_signal_to_noise, reconstruction_error
 from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
 from vggrpo.pretraining.data import ClipCache, default_cache
 from vggrpo.runtime.device import choose_dtype, set_threads
@@ -194,20 +195,13 @@ def _decode_unclamped(model: AutoencoderKLWan, latents: Float[Tensor, "B C T h w
 def reconstruction_quality(vae: VideoVAE, cache: ClipCache, *, clips: int = 16) -> Reconstruction:
     """PSNR over held-out clips (seeds 0, 1, …)."""
     errors = []
-    first_errors = []
-    chroma = []
     for seed in range(clips):
         video = video_from_frames(torch.from_numpy(cache.rgb(seed))[None])
-        decoded = vae.decode(vae.encode(video))
-        error = (decoded - video).square() / 4.0
-        errors.append(float(error.mean()))
-        first_errors.append(float(error[:, :, 0].mean()))
-        pair = [(clip - clip.mean(1, keepdim=True)).flatten() for clip in (decoded, video)]
-        chroma.append(float(torch.corrcoef(torch.stack(pair))[0, 1]))
+        errors.append(reconstruction_error(vae.decode(vae.encode(video)), true=video))
     return Reconstruction(
-        psnr=round(float(-10 * np.log10(np.mean(errors))), 2),
-        psnr_first_frame=round(float(-10 * np.log10(np.mean(first_errors))), 2),
-        chroma_correlation=round(float(np.mean(chroma)), 3),
+        psnr=round(peak_signal_to_noise([error.squared for error in errors]), 2),
+        psnr_first_frame=round(peak_signal_to_noise([error.squared_first_frame for error in errors]), 2),
+        chroma_correlation=round(float(np.mean([error.chroma_correlation for error in errors])), 3),
         clips=clips,
     )
 

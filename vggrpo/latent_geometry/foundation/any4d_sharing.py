@@ -60,8 +60,10 @@ class AlternatingAttention(Recomputing):
             encoding = torch.cat([table, table.new_zeros(views - 1, table.shape[1])])[None]
         else:
             rows = torch.arange(views, device=tokens.device)[None] if offsets is None else offsets
-            if int(rows.max()) >= table.shape[0]:
-                raise ValueError(f"frame {int(rows.max())} is beyond the {table.shape[0]} frames this model can order")
+            # Without offsets nothing is read off the device: no wait for a GPU, and it runs on ``meta``.
+            last = views - 1 if offsets is None else int(offsets.max())
+            if last >= table.shape[0]:
+                raise ValueError(f"frame {last} is beyond the {table.shape[0]} frames this model can order")
             encoding = table[rows]
         return encoding[:, :, None]
 

@@ -30,7 +30,8 @@ class KnownReader:
         self.scene = make_scene(dtype=torch.float32)
         self.asked: list[torch.Tensor] = []
 
-    def geometry_from_latents(self, latents: Latents) -> SceneGeometry:
+    def read_geometry(self, latents: Latents, *, reward_space: str) -> SceneGeometry:
+        assert reward_space == "latent"
         self.asked.append(latents.tensor)
         return self.scene
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ class GeometryReader(Protocol):
         """[C, T, h, w] of the preset's latents."""
         ...
 
-    def geometry_from_latents(self, latents: Latents) -> SceneGeometry:
-        """Φ_g(z)."""
+    def read_geometry(self, latents: Latents, *, reward_space: Literal["latent", "rgb"]) -> SceneGeometry:
+        """Φ_g(z), or Φ of the decoded video."""
         ...
 
     def geometry_from_video(self, video: Float[Tensor, "B 3 N H W"]) -> SceneGeometry:
@@ -82,8 +82,10 @@ def score_geometry(file: Path, out: Path) -> RunFolder:
     return RunFolder(path=out)
 
 
-def score_latents(file: Path, out: Path, studio: GeometryReader) -> RunFolder:
-    """Rewards of the geometry that Φ_g reads from latents; no video is decoded."""
+def score_latents(
+    file: Path, out: Path, studio: GeometryReader, *, reward_space: Literal["latent", "rgb"] = "latent"
+) -> RunFolder:
+    """Rewards of the geometry that Φ_g reads from latents; only ``rgb`` decodes them, and asks Φ."""
     stored = run_folder.read_latents(file)
     preset = studio.preset
     if stored.preset not in {"", preset.name}:
@@ -93,11 +95,12 @@ def score_latents(file: Path, out: Path, studio: GeometryReader) -> RunFolder:
     shape = tuple(stored.latents.tensor.shape[1:])
     if shape != studio.latent_shape:
         raise UserError(
-            f"{file}: latents have shape {list(shape)}; {preset.name} reads [C, T, h, w] = {list(studio.latent_shape)}."
+            f"{file}: latents have shape {list(shape)}; {preset.name} reads [C, T, h, w] = {list(studio.latent_shape)}"
+            + (": give the video's --height, --width and --frames." if preset.is_released_model else ".")
         )
     with atomic_folder(out) as folder:
         began = time.perf_counter()
-        scene = studio.geometry_from_latents(stored.latents)
+        scene = studio.read_geometry(stored.latents, reward_space=reward_space)
         geometry_done = time.perf_counter()
         _write(folder, ClipGeometry.from_scene(scene), judge(scene))
         _write_manifest(
@@ -106,7 +109,7 @@ def score_latents(file: Path, out: Path, studio: GeometryReader) -> RunFolder:
                 "kind": "score-latents",
                 "source": file.name,
                 "preset": preset.name,
-                "geometry": "latent",
+                "geometry": "latent" if reward_space == "latent" else "video",
                 "num_frames": scene.num_frames,
                 "fps": preset.fps,
                 "timings": _timings(began, geometry_done),

@@ -18,15 +18,45 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Generate(Command):
+class ModelChoice(Command):
+    """Options of every command that loads a preset's models; what is not given is the preset's."""
+
+    preset: str = "tiny"
+    """See `presets`."""
+    model_folder: Path | None = None
+    """A local folder with the video model (a diffusers WanPipeline) instead of fetching it."""
+    offline: bool = False
+    """Fetch nothing: what is not in the local cache is an error."""
+    geometry: str | None = None
+    """The geometry model Φ: any4d, or vggt for scenes that stand still."""
+    geometry_weights: Path | None = None
+    """Its weights, a folder or one file, instead of fetching them."""
+    latent_geometry: Path | None = None
+    """A latent geometry model Φ_g: the folder that `train-lgm` exported."""
+    height: int | None = None
+    """Height of the video in pixels."""
+    width: int | None = None
+    """Width of the video in pixels."""
+    frames: int | None = None
+    """Frames of the video, 4 n + 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgingCommand(ModelChoice):
+    """Options of the commands that compute rewards."""
+
+    reward_file: tuple[Path, ...] = ()
+    """Python files that add rewards of your own, see examples/level_horizon.py."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generate(JudgingCommand):
     """From a prompt to a run folder: video, latents, 4D scene and rewards."""
 
     prompt: str
     """What to show, in the preset's words."""
     out: Path
     """The run folder to write: new, empty, or an earlier run, which is replaced."""
-    preset: str = "tiny"
-    """See `presets`."""
     seed: int = 0
     """The same seed gives the same files."""
     steps: int | None = None
@@ -34,7 +64,7 @@ class Generate(Command):
     guidance: float | None = None
     """Guidance scale, 1 is off; the preset's if not given."""
     first_frame: Path | None = None
-    """An image to start from."""
+    """An image to start from, for presets that take one; its middle is cropped to the video's shape."""
     adapter: Path | None = None
     """A LoRA that `train` wrote: a .safetensors file or its folder."""
     reward_guidance: float | None = None
@@ -42,10 +72,12 @@ class Generate(Command):
     unguided video of the same seed is denoised too, so that the manifest can tell the rewards before and after."""
     reward_guidance_every: int | None = None
     """Guide every n-th denoising step; 2 if not given."""
+    reward_space: Literal["latent", "rgb"] = "latent"
+    """Read the geometry from the latents by Φ_g, or from the decoded video by Φ (slower, needs no trained Φ_g)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score(Command):
+class Score(JudgingCommand):
     """Rewards of a video, of latents, or of a geometry file; give exactly one of the three."""
 
     out: Path
@@ -56,8 +88,8 @@ class Score(Command):
     """A latents.safetensors: read by the latent geometry model, nothing is decoded."""
     video: Path | None = None
     """A video file: read by the geometry model at the preset's size and rate."""
-    preset: str = "tiny"
-    """Whose models read latents and video."""
+    reward_space: Literal["latent", "rgb"] = "latent"
+    """For --latents: read them by Φ_g, or decode them and read the video by Φ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +131,7 @@ class Examples(Command):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compare(Command):
+class Compare(JudgingCommand):
     """Rewards with and without an adapter at the same prompts and seeds: paired differences with their intervals."""
 
     out: Path
@@ -114,14 +146,36 @@ class Compare(Command):
     """This many captions of worlds that no training has seen, from world --seed on, instead of --prompts."""
     seed: int = 0
     """The first seed; both sides start from the same noise."""
-    preset: str = "tiny"
-    """See `presets`."""
     steps: int | None = None
     """Denoising steps; the preset's if not given."""
     guidance: float | None = None
     """Guidance scale on both sides, 1 is off; the preset's if not given."""
     batch: int = 4
     """Videos denoised together."""
+    reward_space: Literal["latent", "rgb"] = "latent"
+    """Judge latents by Φ_g, or decoded video by Φ (slower, needs no trained Φ_g)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluate(ModelChoice):
+    """Measure the embedded model on held-out worlds, against the targets that it was made for."""
+
+    what: Positional[Literal["assets"]]
+    """assets: the weights: autoencoder, video model, Φ and Φ_g."""
+    clips: int = 64
+    """True and generated clips to measure on."""
+    seed: int = 0
+    """The first held-out world; its caption is a prompt."""
+    adapter: Path | None = None
+    """A LoRA on the video model: a .safetensors file or a folder that `train` wrote."""
+    judge: Path | None = None
+    """The judge of objects: the subfolder model that `pretrain judge` wrote; the shipped one if not given."""
+    batch: int = 4
+    """Videos denoised together."""
+    out: Path | None = None
+    """Folder for evaluation.json and clips.png, a sheet of generated clips beside true ones."""
+    record: bool = False
+    """Note the numbers in the MANIFEST of the shipped weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,15 +266,48 @@ class TrainLgm(PretrainCommand):
     """Figure (a): search the stitching layer, then align the latent geometry model Φ_g with Φ."""
 
     out: Path = Path("runs/lgm")
-    """Output folder; the finished model is in its subfolder model."""
-    pipeline: Path = Path("runs/video/pipeline")
-    """A WanPipeline folder: its VAE gives the latents, its transformer the generated clips."""
-    geometry: Path = Path("runs/geometry/model")
-    """The geometry model Φ, which stays frozen."""
-    world_clips: int = 1000
-    """Clips of the procedural world to align on."""
+    """Output folder; the finished model is in its subfolder model, to be given as --latent-geometry elsewhere."""
+    preset: str = "tiny"
+    """Whose video model; see `presets`."""
+    model_folder: Annotated[Path | None, arg(aliases=("--pipeline",))] = None
+    """A local WanPipeline folder: its VAE gives the latents, its transformer the generated clips. Not given:
+    runs/video/pipeline for tiny, else the preset's own is fetched."""
+    offline: bool = False
+    """Fetch nothing: what is not in the local cache is an error."""
+    geometry: str | None = None
+    """The frozen geometry model Φ: any4d or vggt, or the folder of one that `pretrain geometry` wrote (not given:
+    runs/geometry/model for tiny, else the preset's)."""
+    geometry_weights: Path | None = None
+    """The weights of the model that --geometry names, a folder or one file, instead of fetching them."""
+    height: int | None = None
+    """Height of the clips in pixels; the preset's if not given."""
+    width: int | None = None
+    """Width of the clips in pixels."""
+    frames: int | None = None
+    """Frames of a clip, 4 n + 1."""
+    videos: Path | None = None
+    """A folder of real videos to align on; nothing outside it is read. tiny takes its procedural world if not given."""
+    layout: Literal["auto", "folder", "dl3dv", "realestate10k", "miradata"] = "auto"
+    """How the videos lie there: any folder of video files, or as one of the data sets has them."""
+    captions: Path | None = None
+    """A .csv or .jsonl table of the videos' captions, besides text files beside them and tables in the folder."""
+    prompts: Path | None = None
+    """A text file of prompts for the generated clips, one a line; the videos' captions if not given."""
+    clips: Annotated[int, arg(aliases=("--world-clips",))] = 1000
+    """Clips to align on, of the videos or of the procedural world: at most, where videos have fewer."""
     generated_clips: int = 200
     """Clips that the video model generates to align on."""
+    generated_steps: int | None = None
+    """Denoising steps of those; 10 for the embedded models, 30 for released ones."""
+    taught_frames: int | None = None
+    """Frames of each clip whose reading by Φ is kept on disk; 0 lets Φ read at every step. 8 for released models, 0 for
+    the embedded ones."""
+    cache: Path | None = None
+    """Folder for latents and readings, shared by runs; $VGGRPO_CACHE or ~/.cache/vggrpo if not given."""
+    cache_gib: float = 200.0
+    """The most that latents, readings and generated clips may take on disk; what they need is printed first."""
+    search_memory_gib: float = 8.0
+    """The most memory for the sums of the stitching search; less of it reads the clips more than once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,6 +332,7 @@ AnyCommand = (
     | Annotated[Pretrain, subcommand("pretrain")]
     | Annotated[TrainLgm, subcommand("train-lgm")]
     | Annotated[Compare, subcommand("compare")]
+    | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Examples, subcommand("examples")]
 )

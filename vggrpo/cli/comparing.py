@@ -9,8 +9,8 @@ from rich.table import Table
 
 from vggrpo.cli.commands import Compare
 from vggrpo.cli.examples import adapter_name
+from vggrpo.cli.model_choice import check_choice, open_studio
 from vggrpo.cli.terminal import Outcome, PhaseProgress
-from vggrpo.presets import get_preset
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import require_writable
 
@@ -23,7 +23,7 @@ def run(command: Compare) -> Outcome:
     prompts = [] if command.prompts is None else _read_prompts(command.prompts)
     with PhaseProgress() as progress:
         progress.phase("load")
-        from vggrpo.generation import GenerateRequest, Progress, Studio
+        from vggrpo.generation import GenerateRequest, Progress
         from vggrpo.generation import comparison as many
         from vggrpo.runtime import run_folder
 
@@ -41,6 +41,7 @@ def run(command: Compare) -> Outcome:
                 steps=command.steps,
                 guidance=command.guidance,
                 adapter=adapter,
+                reward_space=command.reward_space,
             )
 
         def show(report: many.ComparisonProgress) -> None:
@@ -50,7 +51,7 @@ def run(command: Compare) -> Outcome:
 
         sides = {"base": template(command.other_adapter), "tuned": template(command.adapter)}
         compared = many.compare_prompts(
-            Studio.load(command.preset),
+            open_studio(command, progress),
             jobs,
             base=sides["base"],
             tuned=sides["tuned"],
@@ -70,7 +71,7 @@ def run(command: Compare) -> Outcome:
 
 def _check(command: Compare) -> None:
     """Raise a UserError for the first thing that is wrong."""
-    get_preset(command.preset)
+    check_choice(command)
     if command.adapter is None:
         raise UserError("compare needs --adapter: a .safetensors file or a folder that train wrote.")
     if (command.prompts is None) == (command.count is None):

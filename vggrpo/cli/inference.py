@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vggrpo.cli.commands import Bench, Examples, Generate, Score
 from vggrpo.cli.examples import PAIRS, PAIRS_FOLDER, adapter_name, chosen_examples, folder_of, thin, thin_pair_side
+from vggrpo.cli.model_choice import check_choice, open_studio
 from vggrpo.cli.reward_bench import BENCH_PROMPT, bench_reward
 from vggrpo.cli.terminal import Outcome, PhaseProgress, note, rewards_table
 from vggrpo.cli.train_bench import bench_train
@@ -42,11 +43,11 @@ def _generate(command: Generate) -> Outcome:
     """Everything that can be wrong with the request is said before a model is loaded."""
     if command.reward_guidance is None and command.reward_guidance_every is not None:
         raise UserError("--reward-guidance-every needs --reward-guidance SCALE, for example 30.")
-    get_preset(command.preset)
+    check_choice(command)
     require_writable(command.out.parent)
     with PhaseProgress() as progress:
         progress.phase("load")
-        from vggrpo.generation import GenerateRequest, Studio
+        from vggrpo.generation import GenerateRequest
 
         request = GenerateRequest(
             prompt=command.prompt,
@@ -57,8 +58,9 @@ def _generate(command: Generate) -> Outcome:
             first_frame=command.first_frame,
             adapter=command.adapter,
             reward_guidance=_reward_guidance(command),
+            reward_space=command.reward_space,
         )
-        studio = Studio.load(command.preset)
+        studio = open_studio(command, progress)
         unknown = studio.unknown_words(command.prompt)
         finished = studio.generate(request, command.out, on_progress=progress.show)
     if unknown:
@@ -99,7 +101,7 @@ def _score(command: Score) -> Outcome:
     file = next(iter(given.values()))
     if not file.is_file():
         raise UserError(f"{file} does not exist.")
-    preset = get_preset(command.preset)
+    check_choice(command)
     require_writable(command.out.parent)
     with PhaseProgress() as progress:
         progress.phase("load")
@@ -108,12 +110,11 @@ def _score(command: Score) -> Outcome:
         if command.geometry is not None:
             progress.phase("rewards")
             return _outcome(scoring.score_geometry(file, command.out))
-        from vggrpo.generation import Studio
-
-        studio = Studio.load(preset.name)
+        studio = open_studio(command, progress)
         progress.phase("geometry and rewards")
-        score = scoring.score_latents if command.latents is not None else scoring.score_video
-        return _outcome(score(file, command.out, studio))
+        if command.latents is not None:
+            return _outcome(scoring.score_latents(file, command.out, studio, reward_space=command.reward_space))
+        return _outcome(scoring.score_video(file, command.out, studio))
 
 
 def _outcome(finished: RunFolder, **extra: object) -> Outcome:

@@ -78,10 +78,10 @@ class Architecture:
         return LatentGeometryModel(foundation, self.latent_geometry or self._untrained(foundation))
 
     def _untrained(self, foundation: GeometryModel) -> LatentGeometryConfig:
-        connector = ConnectorConfig(
+        connector = ConnectorConfig.for_vae(
             latent_channels=self.sizes.vae["z_dim"],
+            vae_compression=self.sizes.vae.get("scale_factor_spatial") or 8,
             token_dim=foundation.token_dim,
-            stride=16 // (self.sizes.vae.get("scale_factor_spatial") or 8),
         )
         if self.geometry_size == "debug":
             return LatentGeometryConfig(block=1, connector=connector, lora_rank=DEBUG_LORA_RANK)

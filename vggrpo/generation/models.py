@@ -13,7 +13,8 @@ from typing import Any, Literal, cast
 
 import torch
 from diffusers import WanTransformer3DModel
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from vggrpo.generation.architecture import DEBUG_VIDEO, Architecture, architecture_of
 from vggrpo.generation.options import LoadOptions
@@ -21,6 +22,7 @@ from vggrpo.generation.random_text import random_text
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.foundation.registry import geometry_info, load_geometry
 from vggrpo.latent_geometry.model import LatentGeometryModel
+from vggrpo.latent_geometry.pixel_grid import resize_for_geometry
 from vggrpo.latents import VideoVAE
 from vggrpo.policy.backbone import TextConditioner, cast_like_pretrained, load_transformer
 from vggrpo.policy.pipeline_folder import PipelineFolder, check_pipeline_folder
@@ -31,6 +33,7 @@ from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.hub import HubRepo, OnBytes, fetch
 from vggrpo.runtime.integrity import verify_files
 from vggrpo.runtime.lazy import Lazy
+from vggrpo.types import SceneGeometry
 
 __all__ = ["DEBUG_VIDEO", "LoadListener", "LoadOptions", "Models", "load_models"]
 
@@ -72,6 +75,12 @@ class Models:
     def latent_geometry(self) -> LatentGeometryModel:
         """Φ_g: geometry from latents. Raises a UserError where none has been trained."""
         return self.latent_geometry_source.get()
+
+    @torch.no_grad()
+    def geometry_of_video(self, video: Float[Tensor, "B 3 N H W"]) -> SceneGeometry:
+        """Φ(x) for video in [-1, 1], resized to Φ's own pixels: the geometry has those."""
+        images = (video.transpose(1, 2).to(self.device) + 1.0) / 2.0
+        return self.geometry.geometry(resize_for_geometry(images, patch_size=self.geometry.patch_size))
 
     def release(self, part: PartName) -> None:
         """Let a part go; touching it again loads it again."""
@@ -208,7 +217,7 @@ class _Loader:
             raise UserError(_no_latent_geometry(self.preset))
         is_shared = geometry.is_loaded
         foundation = geometry.get() if is_shared else self._geometry(device)
-        model = LatentGeometryModel.load(folder, foundation=foundation)
+        model = LatentGeometryModel.load(folder, foundation=foundation, copy_foundation=is_shared)
         _require_fitting_connector(model, self.preset, folder)
         model.merge_lora()
         return model.to(device).eval().requires_grad_(requires_grad=False)

@@ -138,8 +138,7 @@ class Studio:
     @torch.no_grad()
     def geometry_from_video(self, video: Float[Tensor, "B 3 N H W"]) -> SceneGeometry:
         """Φ(x) for video in [-1, 1]."""
-        images = (video.transpose(1, 2).to(self.models.device) + 1.0) / 2.0
-        return self.models.geometry.geometry(images)
+        return self.models.geometry_of_video(video)
 
     def _differentiable_geometry(self, latents: Latents) -> SceneGeometry:
         """Φ_g(z) with its graph. Φ_g is touched by the call only: a released preset may have none."""

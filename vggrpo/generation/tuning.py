@@ -15,7 +15,7 @@ from vggrpo.latents import frames_from_video
 from vggrpo.presets import Preset, get_preset
 from vggrpo.runtime.device import choose_device, set_threads
 from vggrpo.runtime.errors import UserError
-from vggrpo.types import Latents, SceneGeometry
+from vggrpo.types import Latents
 from vggrpo.worlds import vocabulary
 
 
@@ -118,8 +118,6 @@ def _reward_space(models: Models, config: GrpoConfig) -> RewardSpace:
     if config.reward_space == "latent":
         return LatentRewards(latent_geometry=models.latent_geometry, micro_batch=config.reward_batch)
 
-    def read(video: Float[Tensor, "B 3 N H W"]) -> SceneGeometry:
-        images = (video.transpose(1, 2).to(models.device) + 1.0) / 2.0
-        return models.geometry.geometry(images)
-
-    return RgbRewards(decode=models.vae.decode_normalised, geometry=read, micro_batch=config.reward_batch)
+    return RgbRewards(
+        decode=models.vae.decode_normalised, geometry=models.geometry_of_video, micro_batch=config.reward_batch
+    )

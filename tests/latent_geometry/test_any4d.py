@@ -1,5 +1,6 @@
 """Our Any4D against numbers of the official implementation, its key list, and itself cut at every block."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
 from vggrpo.latent_geometry.foundation.any4d_checkpoint import ANY4D, DROPPED_SUBMODULES, canonical_key
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY, Any4DConfig
+from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
-from vggrpo.latent_geometry.foundation.registry import load_geometry, save_geometry
+from vggrpo.latent_geometry.foundation.registry import build_geometry, load_geometry, save_geometry
 from vggrpo.latent_geometry.foundation.weight_files import fill
 from vggrpo.runtime.errors import UserError
 
@@ -110,6 +112,17 @@ def test_full_size_names_and_shapes_are_the_released_ones(official_keys: dict[st
     assert dropped == set(DROPPED_SUBMODULES)
 
 
+def test_full_size_has_the_published_number_of_parameters(official_keys: dict[str, tuple[int, ...]]) -> None:
+    """Ours and the encoders of geometric inputs, which are left out, make up the published model."""
+    model = build_geometry("any4d", random_seed=0, size="full", device="meta")
+    assert isinstance(model, nn.Module)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    ours = sum(parameter.numel() for parameter in model.parameters())
+    left_out = sum(math.prod(shape) for key, shape in official_keys.items() if canonical_key(key) is None)
+    assert (ours, left_out) == (519_071_553, 94_580_276)
+    assert ours + left_out == 613_651_829
+
+
 def official_copy(golden: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict as an official checkpoint holds it: with aliases and unused encoders."""
     state = golden_weights(golden)
@@ -178,6 +191,29 @@ def test_dense_frames_are_those_of_the_whole_video(debug_model: Any4D) -> None:
     torch.testing.assert_close(part.camera_from_world, whole.camera_from_world)
     for name in whole.__dataclass_fields__:
         torch.testing.assert_close(getattr(part.scene, name), getattr(whole, name)[:, [1, 3]], msg=name)
+
+
+@torch.no_grad()
+def test_dense_frames_with_flow_on_the_reference_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the frames that the steps need are decoded; what comes out is what the whole video gives."""
+    torch.manual_seed(0)
+    model = Any4D(replace(DEBUG, flow_grid="reference", max_views=1)).eval()
+    start_from_scratch(model)
+    images = torch.rand(2, 9, 3, 32, 48)
+    whole = model.geometry(images)
+    features = model.finish_encoder(model.encode_tokens(images, upto=0), start=0)
+    decoded: list[int] = []
+    monkeypatch.setattr(model, "dense_maps", lambda *args, **options: count_frames(args, options))
+
+    def count_frames(args: tuple, options: dict) -> Tensor:
+        decoded.append(args[1][0].shape[0] // 2)
+        return Any4D.dense_maps(model, *args, **options)
+
+    part = model.decode_frames(features, grid=(2, 3), frames=torch.tensor([2, 8]))
+    assert decoded == [5, 5]  # of frames 0, 2, 3, 7, 8: once geometry, once flow
+    torch.testing.assert_close(part.camera_from_world, whole.camera_from_world)
+    for name in whole.__dataclass_fields__:
+        torch.testing.assert_close(getattr(part.scene, name), getattr(whole, name)[:, [2, 8]], msg=name)
 
 
 @torch.no_grad()

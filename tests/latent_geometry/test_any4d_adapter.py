@@ -10,8 +10,11 @@ from tests.latent_geometry.samples import exact_scene
 from vggrpo.geometry import so3
 from vggrpo.geometry.projection import rigid_inverse, rigid_matrix
 from vggrpo.latent_geometry.foundation.any4d_adapter import (
+    FlowSteps,
     anchored_poses,
+    flow_on_own_pixels,
     intrinsics_from_rays,
+    to_decoded_frames,
     to_scene_geometry,
 )
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
@@ -150,6 +153,21 @@ def test_reference_flow_of_hidden_points_is_dropped() -> None:
     scene = to_scene_geometry(replace(output, pts3d_cam=near, depth_along_ray=distance))
     assert not scene.flow_valid[0, 1, :, :6].any()
     assert scene.flow_valid[0, 1, :, 7:].all()
+
+
+@pytest.mark.parametrize("frames", [[2], [4, 0], [1, 1]])
+def test_flow_of_some_frames_needs_their_neighbours_only(frames: list[int]) -> None:
+    output = translating_plane(5)
+    whole = to_scene_geometry(output)
+    steps = FlowSteps.of(torch.tensor(frames), count=5)
+    needed = steps.needed()
+    assert len(needed) < 5
+    dense = ("ray_directions", "depth_along_ray", "pts3d_cam", "pts3d", "scene_flow", "conf")
+    masks = ("non_ambiguous_mask", "non_ambiguous_mask_logits")
+    part = replace(output, **{name: getattr(output, name)[:, needed] for name in (*dense, *masks)})
+    scene = flow_on_own_pixels(to_decoded_frames(part, frames=needed).scene, steps=steps.among(needed))
+    for name in whole.__dataclass_fields__:
+        torch.testing.assert_close(getattr(scene, name), getattr(whole, name)[:, frames], msg=name)
 
 
 def test_one_reference_view_has_no_flow() -> None:

@@ -6,7 +6,7 @@ poses, distance along the ray); ``any4d_adapter`` turns it into the project's ``
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggrpo.geometry.so3 import matrix_from_quaternion
-from vggrpo.latent_geometry.foundation.any4d_adapter import to_decoded_frames, to_scene_geometry
+from vggrpo.latent_geometry.foundation.any4d_adapter import (
+    FlowSteps,
+    flow_on_own_pixels,
+    to_decoded_frames,
+    to_scene_geometry,
+)
 from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
 from vggrpo.latent_geometry.foundation.any4d_dpt import DPTFeature, DPTRegressor
 from vggrpo.latent_geometry.foundation.any4d_heads import PoseHead, ScaleHead
@@ -131,10 +136,12 @@ class Any4D(StitchableFoundation):
         if self.config.flow_grid == "self":
             output = self.predict(features, grid=grid, selection=FrameSelection(dense=frames))
             return to_decoded_frames(output, frames=frames)
-        # Flow on view 0's pixels can only be carried to a frame's own pixels when its neighbours are there too.
-        scene = self.decode(features, grid=grid)
-        chosen = scene.map(lambda tensor: tensor.index_select(1, frames))
-        return DecodedFrames(camera_from_world=scene.camera_from_world, scene=chosen)
+        # Flow on view 0's pixels is carried to a frame's own pixels by the flow of its neighbour.
+        steps = FlowSteps.of(frames, count=features.shape[1])
+        needed = steps.needed()
+        output = self.predict(features, grid=grid, selection=FrameSelection(dense=needed))
+        decoded = to_decoded_frames(output, frames=needed)
+        return replace(decoded, scene=flow_on_own_pixels(decoded.scene, steps=steps.among(needed)))
 
     def geometry(self, images: Float[Tensor, "B N 3 H W"]) -> SceneGeometry:
         """Φ(x), in the project's conventions."""

@@ -4,7 +4,7 @@ Converted here, and nowhere else: world-from-camera poses → camera-from-world;
 frame exactly; distance along the ray → z-depth; rays → intrinsics; flow on view 0's pixels → flow on own pixels.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +30,10 @@ def to_scene_geometry(output: Any4DOutput) -> SceneGeometry:
     a point of view 0 is seen again; ``flow_valid`` is False everywhere else.
     """
     scene = to_decoded_frames(output, frames=None).scene
-    return scene if output.flow_grid == "self" else flow_on_own_pixels(scene)
+    if output.flow_grid == "self":
+        return scene
+    every = torch.arange(scene.num_frames, device=scene.depth.device)
+    return flow_on_own_pixels(scene, steps=FlowSteps.of(every, count=scene.num_frames))
 
 
 def to_decoded_frames(output: Any4DOutput, *, frames: Int[Tensor, " M"] | None) -> DecodedFrames:
@@ -101,35 +104,63 @@ def _fit_axis(
     return (zz * xt - xz * zt) / determinant, (xx * zt - xz * xt) / determinant
 
 
-def flow_on_own_pixels(geometry: SceneGeometry) -> SceneGeometry:
+@dataclass(frozen=True, kw_only=True)
+class FlowSteps:
+    """For M frames, positions among those at hand: of the frame, and of the two whose flows its step lies between.
+
+    A frame's own step is to the next frame; the last frame's is the one before it.
+    """
+
+    own: Int[Tensor, " M"]
+    earlier: Int[Tensor, " M"]
+    later: Int[Tensor, " M"]
+
+    @classmethod
+    def of(cls, frames: Int[Tensor, " M"], *, count: int) -> "FlowSteps":
+        """Steps of ``frames`` of a video of ``count`` frames, all of them at hand."""
+        later = (frames + 1).clamp_max(count - 1)
+        return cls(own=frames, earlier=(later - 1).clamp_min(0), later=later)
+
+    def needed(self) -> Int[Tensor, " K"]:
+        """The frames whose dense outputs the steps take, sorted: view 0 (whose points are followed) and those named."""
+        return torch.cat([self.own.new_zeros(1), self.own, self.earlier, self.later]).unique()
+
+    def among(self, frames: Int[Tensor, " K"]) -> "FlowSteps":
+        """The same steps when only ``frames`` (sorted) are at hand."""
+        own, earlier, later = (torch.searchsorted(frames, one) for one in (self.own, self.earlier, self.later))
+        return FlowSteps(own=own, earlier=earlier, later=later)
+
+
+def flow_on_own_pixels(geometry: SceneGeometry, *, steps: FlowSteps) -> SceneGeometry:
     """Flow given on view 0's pixels (towards each view's time) as flow of own pixels (towards the next frame).
 
     Point p of view 0 is at X_i = P_0(p) + F_i(p) at time i and moves by F_{i+1}(p) - F_i(p) from there. It is carried
     to the pixel of view i that sees X_i; pixels that see no point of view 0 keep zero flow and ``flow_valid`` False.
+    ``geometry`` holds the frames that the steps need, view 0 first; the result those of ``steps.own``.
     """
     reference = geometry.scene_flow
+    chosen = geometry.map(lambda tensor: tensor.index_select(1, steps.own))
     if geometry.num_frames == 1:
-        nothing = torch.zeros_like(geometry.valid)
-        return replace(geometry, scene_flow=torch.zeros_like(reference), flow_valid=nothing)
-    steps = reference[:, 1:] - reference[:, :-1]
-    steps = torch.cat([steps, steps[:, -1:]], dim=1)
-    positions = geometry.points[:, :1] + reference
-    camera = geometry.camera_from_world
+        nothing = torch.zeros_like(chosen.valid)
+        return replace(chosen, scene_flow=torch.zeros_like(chosen.scene_flow), flow_valid=nothing)
+    moved = reference.index_select(1, steps.later) - reference.index_select(1, steps.earlier)
+    positions = geometry.points[:, :1] + chosen.scene_flow
+    camera = chosen.camera_from_world
     seen = torch.einsum("bnij,bnhwj->bnhwi", camera[..., :3, :3], positions) + camera[:, :, None, None, :3, 3]
-    pixel = torch.einsum("bnij,bnhwj->bnhwi", geometry.intrinsics, seen)
+    pixel = torch.einsum("bnij,bnhwj->bnhwi", chosen.intrinsics, seen)
     depth = seen[..., 2]
     flat = _pixel_index(pixel, depth)
     inside = flat >= 0
     index = flat.clamp_min(0).flatten(2)
-    surface = geometry.depth.flatten(2).gather(2, index).unflatten(2, depth.shape[2:])
+    surface = chosen.depth.flatten(2).gather(2, index).unflatten(2, depth.shape[2:])
     on_surface = inside & geometry.valid[:, :1] & ((depth - surface).abs() < SURFACE_TOLERANCE * depth.abs())
-    weight = on_surface.to(steps.dtype).flatten(2)
-    total = torch.zeros_like(steps).flatten(2, 3)
-    total = total.scatter_add(2, index[..., None].expand_as(total), steps.flatten(2, 3) * weight[..., None])
+    weight = on_surface.to(moved.dtype).flatten(2)
+    total = torch.zeros_like(moved).flatten(2, 3)
+    total = total.scatter_add(2, index[..., None].expand_as(total), moved.flatten(2, 3) * weight[..., None])
     count = torch.zeros_like(weight).scatter_add(2, index, weight)
     mean = (total / count.clamp_min(1)[..., None]).unflatten(2, depth.shape[2:])
     reached = (count > 0).unflatten(2, depth.shape[2:])
-    return replace(geometry, scene_flow=mean, flow_valid=reached & geometry.valid)
+    return replace(chosen, scene_flow=mean, flow_valid=reached & chosen.valid)
 
 
 def _pixel_index(pixel: Float[Tensor, "B N H W 3"], depth: Float[Tensor, "B N H W"]) -> Tensor:

@@ -12,12 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vggrpo.geometry.projection import rigid_inverse, rigid_matrix, world_points_from_depth
+from vggrpo.geometry.projection import rigid_matrix
 from vggrpo.geometry.so3 import matrix_from_quaternion
 from vggrpo.latent_geometry.foundation.base import DecodedFrames
-from vggrpo.types import SceneGeometry
+from vggrpo.latent_geometry.foundation.static_scene import anchored_cameras, static_scene
 
-MIN_DEPTH = 1e-6
 # No camera sees less or more than this; a rectified field of view can be exactly zero.
 NARROWEST_VIEW, WIDEST_VIEW = math.radians(1.0), math.radians(169.0)
 
@@ -46,8 +45,7 @@ class VGGTOutput:
 def to_decoded_frames(output: VGGTOutput, *, frames: Int[Tensor, " M"] | None) -> DecodedFrames:
     """Convert an output with dense parts for ``frames`` only (None: all).
 
-    The world frame is frame 0's predicted camera, so ``camera_from_world[:, 0]`` is exactly the identity. VGGT marks no
-    sky: every pixel with a finite positive depth is valid.
+    The world frame is frame 0's predicted camera, so ``camera_from_world[:, 0]`` is exactly the identity.
     """
     encoding = output.pose_encoding.to(output.depth.dtype)
     cameras = anchored_cameras(camera_matrices(encoding))
@@ -55,16 +53,8 @@ def to_decoded_frames(output: VGGTOutput, *, frames: Int[Tensor, " M"] | None) -
     intrinsics = plausible_intrinsics(encoding[..., 7:], size=size)
     own = cameras if frames is None else cameras.index_select(1, frames)
     own_intrinsics = intrinsics if frames is None else intrinsics.index_select(1, frames)
-    points = world_points_from_depth(output.depth, intrinsics=own_intrinsics, camera_from_world=own)
-    scene = SceneGeometry(
-        camera_from_world=own,
-        intrinsics=own_intrinsics,
-        depth=output.depth,
-        points=points,
-        scene_flow=torch.zeros_like(points),
-        confidence=output.depth_confidence,
-        valid=output.depth.isfinite() & (output.depth > MIN_DEPTH),
-        flow_valid=torch.zeros_like(output.depth, dtype=torch.bool),
+    scene = static_scene(
+        camera_from_world=own, intrinsics=own_intrinsics, depth=output.depth, confidence=output.depth_confidence
     )
     return DecodedFrames(camera_from_world=cameras, scene=scene)
 
@@ -72,13 +62,6 @@ def to_decoded_frames(output: VGGTOutput, *, frames: Int[Tensor, " M"] | None) -
 def camera_matrices(encoding: Float[Tensor, "*batch 9"]) -> Float[Tensor, "*batch 4 4"]:
     """Camera-from-world matrices of pose encodings."""
     return rigid_matrix(matrix_from_quaternion(encoding[..., 3:7]), encoding[..., :3])
-
-
-def anchored_cameras(camera_from_world: Float[Tensor, "B N 4 4"]) -> Float[Tensor, "B N 4 4"]:
-    """The same cameras in the frame of camera 0: E_i E_0⁻¹, with exactly the identity for i = 0."""
-    first = torch.eye(4, dtype=camera_from_world.dtype, device=camera_from_world.device)
-    others = camera_from_world[:, 1:] @ rigid_inverse(camera_from_world[:, :1])
-    return torch.cat([first.expand(camera_from_world.shape[0], 1, 4, 4), others], dim=1)
 
 
 def intrinsics_of_view(

@@ -35,7 +35,7 @@ LAYERS = (
     {"pretraining"},
     {"presets"},
     {"generation"},
-    {"scoring"},
+    {"scoring", "planning"},
     {"cli"},
     {"__main__"},
 )

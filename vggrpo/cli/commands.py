@@ -101,11 +101,19 @@ class Presets(Command):
 class Bench(Command):
     """Time the phases of a command on this machine."""
 
-    what: Positional[Literal["generate", "reward", "train"]]
-    """generate: first run and warm. reward: read from latents against read from the decoded video, with memory.
+    what: Positional[Literal["phases", "generate", "reward", "train"]] = "phases"
+    """phases: rollout, both rewards and update of a training at the preset's true sizes, against the device's matrix
+    rate. generate: first run and warm. reward: read from latents against read from the decoded video, with memory.
     train: an iteration by phase, and how it grows with denoising steps and group size."""
     preset: str = "tiny"
     """See `presets`."""
+    random_weights: bool = False
+    """The preset's sizes with random numbers, for which nothing is fetched (phases only)."""
+    scale: int = 1
+    """Divide the models' depth and width and the video's height and width by this, to try the command on a CPU
+    (phases only, with --random-weights)."""
+    micro_batch: int | None = None
+    """Videos in the transformer at once (phases only); the preset's for `train` if not given."""
     steps: int | None = None
     """Denoising steps; the preset's if not given."""
     repeats: int = 2
@@ -325,6 +333,23 @@ class Train(Command):
     """The settings."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan(Command):
+    """Memory and time of a `train` with the same settings, by phase, before anything is loaded: for this machine, or
+    for the one that is described. Times are the least that its matrix rate allows: expect two or three times that."""
+
+    memory_gib: float | None = None
+    """Plan for a GPU with this much memory instead of this machine."""
+    tflops: float | None = None
+    """Its rate of bf16 matrix products in TFLOP/s, for the times; this machine's is measured."""
+    processes: int = 1
+    """GPUs that share the work."""
+    config: Path | None = None
+    """A YAML file of the settings below, for example the config.yaml of another run; other flags go before it."""
+    settings: Annotated[GrpoConfig, arg(name="")] = field(default_factory=GrpoConfig)
+    """The settings of `train`."""
+
+
 AnyCommand = (
     Annotated[Generate, subcommand("generate")]
     | Annotated[Score, subcommand("score")]
@@ -339,9 +364,12 @@ AnyCommand = (
 
 
 def with_train(settings: GrpoConfig) -> Any:
-    """All commands; ``settings`` are what `train` takes where no flag says otherwise (and what its help shows)."""
+    """All commands; ``settings`` are what `train` and `plan` take where no flag says otherwise, and what help shows."""
     defaults = ("settings", Annotated[GrpoConfig, arg(name="")], field(default=settings))
-    train = make_dataclass(
-        "Train", [defaults], bases=(Train,), namespace={"__doc__": Train.__doc__}, frozen=True, kw_only=True
+    train, plan = (
+        make_dataclass(
+            base.__name__, [defaults], bases=(base,), namespace={"__doc__": base.__doc__}, frozen=True, kw_only=True
+        )
+        for base in (Train, Plan)
     )
-    return AnyCommand | Annotated[train, subcommand("train")]
+    return AnyCommand | Annotated[train, subcommand("train")] | Annotated[plan, subcommand("plan")]

@@ -17,12 +17,12 @@ from vggrpo.runtime.errors import UserError
 
 
 def starting_settings(argv: Sequence[str]) -> GrpoConfig:
-    """The settings of `train` before its flags; plain defaults for other commands.
+    """The settings of `train` and `plan` before their flags; plain defaults for other commands.
 
     Raises:
         UserError: there is no such preset, or a configuration file is wrong.
     """
-    if not argv or argv[0] != "train":
+    if not argv or argv[0] not in {"train", "plan"}:
         return GrpoConfig()
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     reader.add_argument("--preset")

@@ -147,7 +147,8 @@ def runs_root(environment: Environment, *, asked: Path | None = None) -> Path:
         assert chosen is not None
         return chosen
     temporary = Path(tempfile.gettempdir()) / "vggrpo-runs"
-    lasting = [LASTING / "vggrpo-runs"] if environment.place != "own machine" else []
+    has_lasting = environment.place != "own machine" and LASTING.is_dir()
+    lasting = [LASTING / "vggrpo-runs"] if has_lasting else []
     for folder in (*lasting, temporary):
         with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -122,7 +122,8 @@ class JobQueue:
             self._line = [other for other in self._line if not other.is_forgotten]
             mine = Counter(other.visitor for other in self._line)[ticket.visitor]
             if mine >= self._per_visitor:
-                raise PageError(f"You already have {mine} jobs at work or in line here: wait for one, or cancel it.")
+                many = f"{mine} jobs" if mine > 1 else "a job"
+                raise PageError(f"You already have {many} at work or in line here: wait for it, or cancel it.")
             if len(self._line) >= self._most:
                 raise PageError(f"{len(self._line)} jobs are already in line here: please try again in a few minutes.")
             self._line.append(ticket)

@@ -48,6 +48,8 @@ def test_runs_go_where_it_was_asked_else_to_lasting_storage_else_to_a_temporary_
     assert runs_root(named) == Path("/elsewhere")
     assert runs_root(named, asked=tmp_path / "asked") == tmp_path / "asked"
     assert runs_root(read_environment({})) == tmp_path / "tmp" / "vggrpo-runs"
+    assert runs_root(read_environment(SPACE)) == tmp_path / "tmp" / "vggrpo-runs"
+    (tmp_path / "data").mkdir()
     assert runs_root(read_environment(SPACE)) == tmp_path / "data" / "vggrpo-runs"
     # A file where the folder should be stands for one that cannot be written; root may write anywhere.
     (tmp_path / "data" / "vggrpo-runs").rmdir()

@@ -4,14 +4,16 @@ import http.client
 import json
 from urllib.parse import quote, urlsplit
 
+import gradio_client
 import pytest
+from gradio_client.exceptions import AppError
 
 from demo.blocks import build_page
 from demo.environment import Environment, Limits
 from demo.http_guard import MOST_JSON
 from demo.run_store import RunStore
 from demo.service import PageService
-from demo.visitors import COOKIE
+from demo.visitors import COOKIE, current_visitor
 from tests.demo.fake_studio import FakeStudio
 from tests.demo.synthetic_run import write_run
 
@@ -26,10 +28,19 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(store):
-    environment = Environment(is_public=True, limits=Limits(upload_bytes=MOST_UPLOAD))
+def studio():
+    return FakeStudio()
+
+
+@pytest.fixture(scope="module")
+def address(store, studio):
+    environment = Environment(is_public=True, limits=Limits(upload_bytes=MOST_UPLOAD, jobs_per_visitor=1))
     service = PageService(
-        preset="tiny-debug", store=store, environment=environment, load_studio=lambda _preset: FakeStudio()
+        preset="tiny-debug",
+        store=store,
+        environment=environment,
+        load_studio=lambda _preset: studio,
+        visitor=current_visitor,
     )
     page = build_page(service, assets=store.examples.parent)
     _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
@@ -153,3 +164,27 @@ def test_a_browser_gets_a_cookie_once_and_behind_tls_one_that_frames_keep(addres
     framed_cookie = next(value for value in framed.get_all("set-cookie") if value.startswith(COOKIE))
     assert framed_cookie.endswith("SameSite=None; Secure; Partitioned")
     assert framed_cookie.split(";")[0] != cookie.split(";")[0]
+
+
+def test_a_share_of_the_line_is_a_visitors_by_session_or_by_cookie(address, studio):
+    def client(cookie=None):
+        return gradio_client.Client(
+            address, verbose=False, httpx_kwargs={"cookies": {COOKIE: cookie} if cookie else {}}
+        )
+
+    ada, bob, carol_here, carol_there = client(), client(), client("carol"), client("carol")
+    prompt = "a red sphere on a grey checkered floor"
+    studio.patience = 5.0
+    try:
+        jobs = [one.submit(prompt=prompt, api_name="/generate") for one in (ada, bob, carol_here)]
+        while not all(job.outputs() for job in jobs):
+            assert not any(job.done() for job in jobs)
+        for one in (ada, carol_there):
+            with pytest.raises(AppError, match="already have a job"):
+                one.predict(prompt=prompt, api_name="/generate")
+        assert jobs[2].outputs()[-1]["phase"] == "queue"
+        assert {job.outputs()[-1]["ahead"] for job in jobs} == {0, 1, 2}
+    finally:
+        studio.patience = 0.0
+        for job in jobs:
+            job.cancel()

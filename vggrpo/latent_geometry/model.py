@@ -102,8 +102,9 @@ class LatentGeometryModel(nn.Module):
 
     def features(self, latents: Latents) -> Float[Tensor, "B N patches C"]:
         """The encoder's output as the tail reaches it from latents."""
-        tokens = self.connector(latents.tensor).flatten(2, 3)
-        tokens = tokens + self.geometry_model.position_embedding(self.grid_of(latents))
+        positions = self.geometry_model.position_embedding(self.grid_of(latents))
+        # As precise as the blocks behind the cut are held, however the connector is.
+        tokens = (self.connector(latents.tensor).flatten(2, 3) + positions).to(positions.dtype)
         prefix = self.prefix_tokens.to(tokens.dtype).expand(*tokens.shape[:2], -1, -1)
         return self.geometry_model.finish_encoder(torch.cat([prefix, tokens], dim=2), start=self.config.block)
 

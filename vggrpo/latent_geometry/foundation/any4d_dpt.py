@@ -5,7 +5,9 @@ coarse to fine, and read out at full resolution.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -79,4 +81,9 @@ class DPTRegressor(nn.Module):
     def forward(self, x: Map, image_size: tuple[int, int]) -> Resized:
         """Read out at ``image_size`` (height, width)."""
         x = F.interpolate(self.conv1(x), size=image_size, mode="bilinear", align_corners=True)
-        return self.conv2(x)
+        hidden = self.conv2[:2](x)
+        # Geometry needs more digits than bfloat16 has: what is held in it is at least read out in float32.
+        precision = torch.promote_types(hidden.dtype, torch.float32)
+        last = cast(nn.Conv2d, self.conv2[2])
+        bias = None if last.bias is None else last.bias.to(precision)
+        return F.conv2d(hidden.to(precision), last.weight.to(precision), bias)

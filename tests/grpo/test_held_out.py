@@ -11,8 +11,9 @@ from tests.grpo.toy import CONFIG, Brightness, make_models
 from vggrpo.grpo.config import RewardWeights
 from vggrpo.grpo.held_out import EarlyStop, HeldOut
 from vggrpo.grpo.processes import Processes
-from vggrpo.grpo.reward_space import GUARDS, REWARDS
+from vggrpo.grpo.reward_space import GUARDS
 from vggrpo.policy.adapter import add_adapter
+from vggrpo.rewards import reward_names
 
 NAN = float("nan")
 
@@ -31,7 +32,9 @@ def held_out(out: Path, **changed: object) -> HeldOut:
 
 def test_metrics_by_hand(tmp_path: Path) -> None:
     """Base 0, 2, 4 has spread √(8/3); a gain of 1 on two measured videos, weight 1; the second reward is NaN once."""
-    base = dict.fromkeys((*REWARDS, *GUARDS), torch.zeros(3)) | {"motion_smoothness": torch.tensor([0.0, 2.0, 4.0])}
+    base = dict.fromkeys((*reward_names(), *GUARDS), torch.zeros(3)) | {
+        "motion_smoothness": torch.tensor([0.0, 2.0, 4.0])
+    }
     tuned = base | {"motion_smoothness": torch.tensor([1.0, 3.0, NAN]), "scene_smoothness": torch.full((3,), 0.5)}
     weights = RewardWeights(motion_smoothness=1.0, geometry_consistency=0.0, scene_smoothness=3.0)
     found = held_out(tmp_path, weights=weights).metrics(tuned, base)

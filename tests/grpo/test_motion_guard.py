@@ -8,7 +8,8 @@ import torch
 from tests.grpo.toy import CONFIG
 from vggrpo.grpo.judgement import judge_groups
 from vggrpo.grpo.motion_guard import guarded_advantages, mean_of_measured, motion_hinge
-from vggrpo.grpo.reward_space import GUARDS, REWARDS
+from vggrpo.grpo.reward_space import GUARDS
+from vggrpo.rewards import reward_names
 
 NAN = float("nan")
 
@@ -48,7 +49,7 @@ def test_the_mean_leaves_out_what_was_not_measured() -> None:
 
 def test_a_frozen_video_with_the_best_reward_is_not_the_best() -> None:
     """Member 0 is smoothest because its camera stands. Without the guard it wins, with it the best mover does."""
-    scores = dict.fromkeys((*REWARDS, *GUARDS), torch.ones(1, 4))
+    scores = dict.fromkeys((*reward_names(), *GUARDS), torch.ones(1, 4))
     scores |= {"motion_smoothness": torch.tensor([[1.0, 0.8, 0.7, 0.6]])}
     scores |= {"camera_path_length": torch.tensor([[0.01, 2.0, 2.0, 2.0]])}
     config = replace(CONFIG, motion_guard=3.0)
@@ -63,7 +64,7 @@ def test_a_frozen_video_with_the_best_reward_is_not_the_best() -> None:
 
 def test_only_the_guard_can_tell_members_apart() -> None:
     """Equal rewards: without a hinge the group is dropped, with one it is trained on."""
-    scores = dict.fromkeys((*REWARDS, *GUARDS), torch.ones(1, 2))
+    scores = dict.fromkeys((*reward_names(), *GUARDS), torch.ones(1, 2))
     scores |= {"camera_path_length": torch.tensor([[0.1, 2.0]])}
     free = judge_groups(scores, base_path=None, config=CONFIG)
     assert (bool(free.usable.any()), free.metrics["group/zero_std_ratio"]) == (False, 1.0)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from tests.rewards.analytic import make_scene, truck_path
 from vggrpo.generation import Studio
-from vggrpo.grpo.reward_space import GUARDS, REWARDS, LatentRewards, RewardSpace, RgbRewards
+from vggrpo.grpo.reward_space import GUARDS, LatentRewards, RewardSpace, RgbRewards
 from vggrpo.rewards import judge
+from vggrpo.rewards import reward_names
 from vggrpo.types import Latents, SceneGeometry
 
 
@@ -34,11 +35,11 @@ def test_both_routes_give_the_same_names_and_shapes(spaces: tuple[RewardSpace, R
     scores = [space.score(latents) for space in spaces]
     assert [space.name for space in spaces] == ["latent", "rgb"]
     for score in scores:
-        assert tuple(score) == (*REWARDS, *GUARDS)
+        assert tuple(score) == (*reward_names(), *GUARDS)
         assert {(value.shape, value.dtype, value.requires_grad) for value in score.values()} == {
             (torch.Size([3]), torch.float32, False)
         }
-    assert any(not torch.equal(scores[0][name], scores[1][name]) for name in REWARDS)
+    assert any(not torch.equal(scores[0][name], scores[1][name]) for name in reward_names())
 
 
 def by_hand(scene: SceneGeometry) -> dict[str, Tensor]:

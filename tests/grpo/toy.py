@@ -12,8 +12,9 @@ from vggrpo.grpo.config import GrpoConfig, RewardWeights
 from vggrpo.grpo.defaults import training_defaults
 from vggrpo.grpo.models import GrpoModels
 from vggrpo.grpo.prompts import PromptSets
-from vggrpo.grpo.reward_space import GUARDS, REWARDS
+from vggrpo.grpo.reward_space import GUARDS
 from vggrpo.grpo.trainer import TrainResult, train
+from vggrpo.rewards import reward_names
 from vggrpo.types import Latents
 
 SHAPE = (16, 2, 4, 4)
@@ -45,7 +46,7 @@ class Brightness:
         self.judged.append(len(latents.tensor))
         one = torch.ones(len(latents.tensor))
         brightness = latents.tensor.mean((1, 2, 3, 4))
-        return dict.fromkeys((*REWARDS, *GUARDS), one) | {"motion_smoothness": brightness}
+        return dict.fromkeys((*reward_names(), *GUARDS), one) | {"motion_smoothness": brightness}
 
 
 def embed(prompt: str) -> Tensor:

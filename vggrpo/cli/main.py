@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 import tyro
@@ -81,8 +82,19 @@ def _parse(argv: list[str]) -> commands.Command:
     return parsed.stage if isinstance(parsed, commands.Pretrain) else parsed
 
 
+def _add_rewards(files: Sequence[Path]) -> None:
+    """Rewards of the user's own."""
+    if files:
+        from vggrpo.rewards import load_reward_file
+
+        for file in files:
+            load_reward_file(file)
+
+
 def _run(command: commands.Command) -> Outcome:
     """Import what the command needs, and run it."""
+    if isinstance(command, commands.JudgingCommand):
+        _add_rewards(command.reward_file)
     if isinstance(command, commands.Presets):
         from vggrpo.cli.listing import list_presets
 
@@ -95,6 +107,14 @@ def _run(command: commands.Command) -> Outcome:
         from vggrpo.cli import comparing
 
         return comparing.run(command)
+    if isinstance(command, commands.Evaluate):
+        from vggrpo.cli import evaluating
+
+        return evaluating.run(command)
+    if isinstance(command, commands.Plan):
+        from vggrpo.cli import planning
+
+        return planning.run(command)
     if isinstance(command, commands.Train):
         from vggrpo.cli import tuning
 

@@ -31,6 +31,7 @@ def run(command: Train) -> Outcome:
     config = command.settings
     get_preset(config.preset)
     _require_consistent(config)
+    _require_rewards(config)
     require_writable(command.out)
     if config.adapter is not None and not config.adapter.exists():
         raise UserError(f"{config.adapter} does not exist: give a LoRA that train wrote.")
@@ -78,6 +79,20 @@ def run(command: Train) -> Outcome:
     }
     shown = f"{result.adapter}: {result.iterations_done} iterations in {result.seconds:.0f} s"
     return Outcome(result=summary, shown=f"{shown} ({result.message})" if result.message else shown)
+
+
+def _require_rewards(config: GrpoConfig) -> None:
+    """Load the user's rewards; every weight belongs to a reward."""
+    from vggrpo.rewards import load_reward_file, reward_names
+
+    for file in config.reward_files:
+        load_reward_file(file)
+    unknown = next((name for name in config.weights.by_name if name not in reward_names()), None)
+    if unknown is not None:
+        raise UserError(
+            f"--weights.more weighs a reward {unknown!r} that no --reward-files adds: there are "
+            f"{', '.join(reward_names())}."
+        )
 
 
 def _require_consistent(config: GrpoConfig) -> None:

@@ -4,6 +4,7 @@ The defaults are the paper's where it gives them (reference method.md paragraph 
 ``vggrpo.grpo.defaults``, one table by preset. Nothing heavy is imported: this page is also the command line's help.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,11 +40,18 @@ class RewardWeights:
     """Do the frames agree on one static scene?"""
     scene_smoothness: float = 0.0
     """Do scene points keep to continuous paths? In the paper's figure, but not in its formula."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """Weights of rewards of one's own, by name; their files are given by `reward_files`."""
 
     @property
     def by_name(self) -> dict[str, float]:
         """The weights that are not 0."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if getattr(self, item.name)}
+        return {name: weight for name, weight in self.all_by_name.items() if weight}
+
+    @property
+    def all_by_name(self) -> dict[str, float]:
+        """Every weight."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "more"} | dict(self.more)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +127,8 @@ class GrpoConfig:
 
     weights: RewardWeights = field(default_factory=RewardWeights)
     """Reward weights."""
+    reward_files: tuple[Path, ...] = ()
+    """Python files that add rewards of your own, see examples/level_horizon.py; `weights.more` weighs them."""
     reward_space: Literal["latent", "rgb"] = "latent"
     """Judge latents directly by Φ_g, or decode them and judge the video by Φ (slower)."""
     reward_batch: int = 8
@@ -210,7 +220,7 @@ class GrpoConfig:
             raise UserError(
                 f"The group size is {self.group_size}: videos of a group are compared with each other; give at least 2."
             )
-        wanted = [getattr(self.weights, item.name) for item in fields(self.weights)]
+        wanted = list(self.weights.all_by_name.values())
         if not all(0.0 <= weight < float("inf") for weight in wanted) or not any(wanted):
             raise UserError("Reward weights must be 0 or more, and at least one of them positive.")
         self._require_at_least(1, "iterations", "groups", "steps", "micro_batch", "updates", "checkpoint_every")

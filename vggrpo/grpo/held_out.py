@@ -19,9 +19,10 @@ from torch import Tensor
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.models import GrpoModels
 from vggrpo.grpo.processes import Processes
-from vggrpo.grpo.reward_space import GUARDS, REWARDS
+from vggrpo.grpo.reward_space import GUARDS
 from vggrpo.policy.adapter import adapter_disabled
 from vggrpo.policy.sampling import draw_noise, sample_ode
+from vggrpo.rewards import reward_names
 from vggrpo.runtime.files import atomic_write_text
 from vggrpo.runtime.video_file import write_video
 from vggrpo.types import Latents
@@ -51,7 +52,7 @@ class HeldOut:
         eval/score = Σ_j w_j (mean gain of reward j) / (the base's spread of reward j) / Σ_j w_j.
         """
         found: dict[str, float] = {}
-        for name in (*REWARDS, *GUARDS):
+        for name in (*reward_names(), *GUARDS):
             found[f"eval/{name}/mean"] = _mean(tuned[name])
             found[f"eval/{name}/base"] = _mean(base[name])
             found[f"eval/{name}/gain"] = _mean(tuned[name] - base[name])
@@ -64,7 +65,7 @@ class HeldOut:
 
     def evaluate(self, *, as_base: bool = False) -> Table:
         """Judge the adapter as it is now, or the base model. The videos are shared out to the processes."""
-        names = (*REWARDS, *GUARDS)
+        names = (*reward_names(), *GUARDS)
         table = torch.zeros(len(names), len(self.prompts), dtype=torch.float32, device=self.models.device)
         mine = list(range(len(self.prompts)))[self.processes.rank :: self.processes.count]
         for rows in _chunks(mine, self.config.micro_batch):

@@ -10,7 +10,8 @@ from torch import Tensor
 from vggrpo.grpo.advantage import Advantages, group_advantages
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.motion_guard import guarded_advantages, mean_of_measured, motion_hinge
-from vggrpo.grpo.reward_space import GUARDS, REWARDS
+from vggrpo.grpo.reward_space import GUARDS
+from vggrpo.rewards import reward_names
 
 PATH_LENGTH = "camera_path_length"
 
@@ -45,7 +46,7 @@ def _metrics(
     scores: Mapping[str, Tensor], found: Advantages, *, values: Float[Tensor, "P K"], kept: Bool[Tensor, " P"]
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    for name in REWARDS:
+    for name in reward_names():
         metrics[f"reward/{name}/mean"] = float(scores[name].double().nanmean())
         metrics[f"reward/{name}/std"] = _mean_spread(scores[name])
     metrics["reward/nan_frac"] = found.nan_count / found.measured.numel()

@@ -15,14 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vggrpo.rewards import RewardSettings, judge
+from vggrpo.rewards import RewardSettings, judge, reward_names
 from vggrpo.rewards.settings import DEFAULT_REWARDS
 from vggrpo.types import Latents, SceneGeometry
 
 RewardSpaceName = Literal["latent", "rgb"]
 
-REWARDS = ("motion_smoothness", "geometry_consistency", "scene_smoothness")
-"""Keys that can be trained on; higher is better."""
 GUARDS = ("camera_path_length", "dynamic_degree", "moving_share")
 """Keys to read beside every gain: what a reward can be gained by giving up."""
 
@@ -47,7 +45,7 @@ class RewardSpace(Protocol):
         ...
 
     def score(self, latents: Latents) -> dict[str, Float[Tensor, " B"]]:
-        """Every reward of ``REWARDS`` and guard of ``GUARDS`` by name: fp32, on the latents' device, NaN kept.
+        """Every reward of ``reward_names()`` and guard of ``GUARDS`` by name: fp32, on the latents' device, NaN kept.
 
         NaN means that this video cannot be judged by this reward; it is for the caller to leave it out.
         """
@@ -104,7 +102,7 @@ def _score(
     """Judge ``micro_batch`` videos at a time."""
     device = latents.tensor.device
     parts = [_judged(read(Latents(tensor=part)), settings=settings) for part in latents.tensor.split(micro_batch)]
-    return {name: torch.cat([part[name] for part in parts]).float().to(device) for name in (*REWARDS, *GUARDS)}
+    return {name: torch.cat([part[name] for part in parts]).float().to(device) for name in (*reward_names(), *GUARDS)}
 
 
 def _judged(scene: SceneGeometry, *, settings: RewardSettings) -> dict[str, Tensor]:

@@ -31,11 +31,12 @@ from vggrpo.grpo.models import GrpoModels
 from vggrpo.grpo.processes import Processes
 from vggrpo.grpo.prompts import PromptSets
 from vggrpo.grpo.refresh import Refresher
-from vggrpo.grpo.reward_space import GUARDS, REWARDS
+from vggrpo.grpo.reward_space import GUARDS
 from vggrpo.grpo.run_files import RunFiles
 from vggrpo.policy.adapter import adapter_disabled, add_adapter, load_adapter, remove_adapter, save_adapter
 from vggrpo.policy.rollout import Rollout, collect
 from vggrpo.policy.sampling import Conditions
+from vggrpo.rewards import reward_names
 from vggrpo.runtime.config_file import to_plain
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.memory import peak_memory_mb
@@ -306,7 +307,9 @@ class _Trainer:
         """Rewards and guards [P, K] of the groups of all processes; this one's videos are judged in one go."""
         latents = Latents(tensor=torch.cat([rollout.latents.tensor for rollout in rollouts]))
         scores = self._models.rewards.score(latents)
-        gathered = {name: self._processes.gather(scores[name].view(len(rollouts), -1)) for name in (*REWARDS, *GUARDS)}
+        gathered = {
+            name: self._processes.gather(scores[name].view(len(rollouts), -1)) for name in (*reward_names(), *GUARDS)
+        }
         return {name: values.cpu() for name, values in gathered.items()}
 
     def _judged(self, rollouts: list[Rollout], verdict: Verdict, iteration: int) -> list[JudgedGroup]:

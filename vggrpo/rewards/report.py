@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vggrpo.rewards.added import added_rewards, added_term
 from vggrpo.rewards.geometry_consistency import geometry_consistency
 from vggrpo.rewards.guards import Guards, measure_guards
 from vggrpo.rewards.motion_smoothness import motion_smoothness
@@ -21,11 +22,13 @@ class RewardReport:
     geometry_consistency: RewardTerm
     scene_smoothness: RewardTerm
     guards: Guards
+    added: tuple[RewardTerm, ...] = ()
+    """Rewards of one's own, see ``added``."""
 
     @property
     def terms(self) -> dict[str, RewardTerm]:
         """The reward terms by name."""
-        terms = (self.motion_smoothness, self.geometry_consistency, self.scene_smoothness)
+        terms = (self.motion_smoothness, self.geometry_consistency, self.scene_smoothness, *self.added)
         return {term.name: term for term in terms}
 
     def to_json(self, index: int = 0) -> dict[str, object]:
@@ -46,6 +49,7 @@ def judge(scene: SceneGeometry, *, settings: RewardSettings = DEFAULT_REWARDS) -
         geometry_consistency=geometry_consistency(scene, settings=settings.geometry),
         scene_smoothness=scene_smoothness(scene, settings=settings.scene),
         guards=measure_guards(scene, static_threshold=settings.geometry.static_threshold),
+        added=tuple(added_term(name, scene) for name in added_rewards()),
     )
 
 

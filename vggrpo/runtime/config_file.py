@@ -84,6 +84,8 @@ def _converted(value: object, kind: Any, *, name: str) -> Any:
         return _converted(value, next(one for one in arguments if one is not type(None)), name=name)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_converted(item, arguments[0], name=name) for item in value)
+    if origin is Mapping and isinstance(value, Mapping):
+        return {str(key): _converted(item, arguments[1], name=f"{name}, {key}") for key, item in value.items()}
     if origin is Literal and value in arguments:
         return value
     if kind is Path and isinstance(value, str):

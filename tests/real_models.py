@@ -21,7 +21,7 @@ from vggrpo.policy.wan_sizes import WAN21_1_3B, WAN22_TI2V_5B, WanSizes
 from vggrpo.pretraining.text import build_tokenizer
 
 WAN21 = {"preset": "wan2.1-t2v-1.3b", "height": 64, "width": 96, "frames": 9}
-WAN22 = {"preset": "wan2.2-ti2v-5b", "height": 128, "width": 192, "frames": 9}
+WAN22 = {"preset": "wan2.2-ti2v-5b", "height": 64, "width": 96, "frames": 9}
 """Presets and video sizes that the folders are quick at."""
 
 ANY4D = Any4DConfig(

@@ -85,8 +85,10 @@ class Preset:
 
     def sized(self, *, height: int | None = None, width: int | None = None, frames: int | None = None) -> "Preset":
         """The same preset for other videos; None keeps a size. Raises a UserError for what its models cannot draw."""
-        asked = (height or self.height, width or self.width, frames or self.num_frames)
-        if asked == (self.height, self.width, self.num_frames):
+        own = (self.height, self.width, self.num_frames)
+        given = (height, width, frames)
+        asked = tuple(mine if other is None else other for mine, other in zip(own, given, strict=True))
+        if asked == own:
             return self
         if not self.is_released_model:
             raise UserError(

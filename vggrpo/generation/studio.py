@@ -219,8 +219,8 @@ class Studio:
         clock = _Clock(on_progress=on_progress, should_stop=should_stop, typical=self._typical)
         with atomic_folder(out) as folder:
             clock.enter("text")
-            self.prepare_text([request.prompt])
             self._require_readable(request)
+            self.prepare_text([request.prompt])
             denoised = self._denoise(request, clock)
             latents = denoised.latents
             clock.enter("decode")

@@ -1,0 +1,222 @@
+"""``evaluate assets``: the embedded weights against their targets."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from vggrpo.cli.commands import Evaluate
+from vggrpo.cli.model_choice import check_choice, open_studio
+from vggrpo.cli.terminal import Outcome, PhaseProgress
+from vggrpo.presets import Preset
+from vggrpo.runtime.errors import UserError
+from vggrpo.runtime.files import atomic_write_bytes, atomic_write_text, require_writable
+
+if TYPE_CHECKING:
+    from vggrpo.evaluation.asset_clips import AssetModels
+    from vggrpo.evaluation.asset_rows import Row
+    from vggrpo.evaluation.assets import AssetEvaluation, Denoise
+    from vggrpo.generation import Studio
+
+EVALUATION = "evaluation.json"
+SHEET = "clips.png"
+MANIFEST_ENTRY = "evaluation"
+JUDGE_FOLDER = "tiny-judge"
+"""Where the judge of objects ships, beside the preset's other weights."""
+_MOST_CLIPS = 4096
+_MOST_BATCH = 256
+_VERDICTS = {True: "reached", False: "not reached", None: ""}
+
+
+def run(command: Evaluate) -> Outcome:
+    """Everything that can be wrong with the request is said before a model is loaded."""
+    preset = _check(command)
+    with PhaseProgress() as progress:
+        progress.phase("load")
+        from vggrpo.evaluation.assets import Held, evaluate_assets
+        from vggrpo.pretraining.data import ClipCache, default_cache
+
+        judge = _judge_folder(command, preset)
+        studio = open_studio(command, progress)
+        cache = ClipCache(folder=default_cache(), num_frames=preset.num_frames, size=preset.height)
+        evaluation = evaluate_assets(
+            _models(studio, judge),
+            Held(count=command.clips, first_seed=command.seed, batch=command.batch),
+            clip_of=cache.clip,
+            denoise=_denoise(studio, command),
+            weight_bytes=_weight_bytes(preset),
+            on_progress=progress.show,
+        )
+    content = evaluation.to_json() | _about(command, studio, judge)
+    if command.out is not None:
+        _write(command.out, evaluation, content)
+    if command.record:
+        _record(preset, content)
+    return Outcome(result=content, shown=evaluation_table(evaluation.rows, title=_title(command, evaluation)))
+
+
+def evaluation_table(rows: "Sequence[Row]", *, title: str) -> Table:
+    """The rows for people, part by part; rows without a target explain the one above. Reasons stand below."""
+    table = Table(title=title, title_justify="left", caption_justify="left", pad_edge=False)
+    for heading in ("", "value", "95 % interval", "over", "target", "verdict"):
+        table.add_column(heading, justify="right" if heading in {"value", "over", "target"} else "left")
+    reasons: list[str] = []
+    part = ""
+    for row in rows:
+        if row.part and row.part != part:
+            part = row.part
+            table.add_section()
+            table.add_row(part, style="bold")
+        table.add_row(*_cells(row, reasons), style="" if row.goal else "dim")
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
+    marked = [f"[{index}] {reason}" for index, reason in enumerate(reasons, start=1)]
+    table.caption = Text("\n".join([*marked, *notes]))
+    return table
+
+
+def _cells(row: "Row", reasons: list[str]) -> tuple[str, ...]:
+    """One line of the table; a new reason is added to ``reasons`` and cited by its number."""
+    from vggrpo.evaluation.asset_rows import show_number
+
+    found = row.estimate
+    value = show_number(found.value, unit=row.unit)
+    if found.reason is not None:
+        if found.reason not in reasons:
+            reasons.append(found.reason)
+        value = f"{value} [{reasons.index(found.reason) + 1}]"
+    low, high = (show_number(end, unit=row.unit) for end in (found.low, found.high))
+    return (
+        f"  {row.name}" if row.goal else f"    {row.name}",
+        value,
+        "–" if found.interval == "none" else f"{low} to {high}",
+        f"{found.n} {found.of}" if found.n else "–",
+        "" if row.goal is None else str(row.goal),
+        _VERDICTS[row.reached] if found.is_measured else "not measured",
+    )
+
+
+def _check(command: Evaluate) -> Preset:
+    """The preset; raises a UserError for the first thing that is wrong."""
+    from vggrpo.worlds import FIRST_TRAINING_SEED
+
+    preset = check_choice(command)
+    if not preset.closed_vocabulary:
+        raise UserError(f"evaluate assets measures the embedded model on its own world; {preset.name} has another.")
+    if not 1 <= command.clips <= _MOST_CLIPS:
+        raise UserError(f"{command.clips} clips were asked for; give 1 to {_MOST_CLIPS}.")
+    # As many again are drawn behind them, for the yardstick of the Fréchet distance.
+    last = FIRST_TRAINING_SEED - 2 * command.clips
+    if not 0 <= command.seed <= last:
+        raise UserError(f"The seed is {command.seed}; give 0 to {last}, the held-out worlds.")
+    if not 1 <= command.batch <= _MOST_BATCH:
+        raise UserError(f"A batch of {command.batch} was asked for; give 1 to {_MOST_BATCH}.")
+    for path in (command.judge, command.adapter):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist.")
+    if command.out is not None:
+        if command.out.is_file():
+            raise UserError(f"{command.out} is a file; choose another output folder.")
+        require_writable(command.out)
+    if command.record and (preset.folders is None or command.adapter or command.model_folder):
+        raise UserError("--record notes the numbers of the shipped weights, as they are: leave it out here.")
+    return preset
+
+
+def _judge_folder(command: Evaluate, preset: Preset) -> Path | None:
+    """The judge that was named, else the shipped one, else none."""
+    if command.judge is not None:
+        return command.judge
+    shipped = None if preset.folders is None else preset.folders.root / JUDGE_FOLDER
+    return shipped if shipped is not None and shipped.is_dir() else None
+
+
+def _models(studio: "Studio", judge: Path | None) -> "AssetModels":
+    from vggrpo.evaluation.asset_clips import AssetModels
+    from vggrpo.evaluation.object_judge import ObjectJudge
+
+    return AssetModels(
+        vae=studio.vae,
+        geometry=studio.models.geometry,
+        latent_geometry=studio.models.latent_geometry,
+        judge=None if judge is None else ObjectJudge.load(judge),
+        device=studio.models.device,
+    )
+
+
+def _denoise(studio: "Studio", command: Evaluate) -> "Denoise":
+    """The preset's own sampler, with an adapter if one was named."""
+    from vggrpo.evaluation.assets import PromptSeed
+    from vggrpo.generation import GenerateRequest
+    from vggrpo.generation.batch import denoise_batch
+    from vggrpo.types import Latents
+
+    def denoise(prompts: Sequence[PromptSeed]) -> Latents:
+        requests = [
+            GenerateRequest(prompt=item.prompt, seed=item.seed, preset=command.preset, adapter=command.adapter)
+            for item in prompts
+        ]
+        return denoise_batch(studio, requests)
+
+    return denoise
+
+
+def _weight_bytes(preset: Preset) -> list[int] | None:
+    """The sizes of all safetensors that ship with a preset, but for those of example runs."""
+    if preset.folders is None:
+        return None
+    root = preset.folders.root
+    paths = [path for path in root.rglob("*.safetensors") if path.relative_to(root).parts[0] != "examples"]
+    return [path.stat().st_size for path in paths]
+
+
+def _about(command: Evaluate, studio: "Studio", judge: Path | None) -> dict[str, object]:
+    """What was measured, with which settings."""
+    import platform
+
+    import torch
+
+    preset = studio.preset
+    return {
+        "preset": preset.name,
+        "adapter": None if command.adapter is None else command.adapter.name,
+        "judge": None if judge is None else judge.name,
+        "sampler": {"steps": preset.steps, "guidance": preset.guidance, "flow_shift": preset.flow_shift},
+        "device": f"{studio.models.device} ({platform.machine()}, {torch.get_num_threads()} thread(s))",
+    }
+
+
+def _write(out: Path, evaluation: "AssetEvaluation", content: dict[str, object]) -> None:
+    """``evaluation.json`` and the sheet of clips."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    from vggrpo.evaluation.contact_sheet import draw_contact_sheet
+    from vggrpo.runtime.run_folder import write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / EVALUATION, content)
+    picture = BytesIO()
+    Image.fromarray(draw_contact_sheet(evaluation.sheet)).save(picture, format="PNG", optimize=True)
+    atomic_write_bytes(out / SHEET, picture.getvalue())
+
+
+def _record(preset: Preset, content: dict[str, object]) -> None:
+    """Put the numbers into the MANIFEST, beside how the weights were made."""
+    if preset.folders is None:
+        return
+    manifest = json.loads(preset.folders.manifest.read_text(encoding="utf-8"))
+    manifest[MANIFEST_ENTRY] = content
+    atomic_write_text(preset.folders.manifest, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+
+
+def _title(command: Evaluate, evaluation: "AssetEvaluation") -> str:
+    tuned = "" if command.adapter is None else f" with {command.adapter.name}"
+    last = command.seed + command.clips - 1
+    return (
+        f"{command.preset}{tuned}: {command.clips} held-out clips (seeds {command.seed} to {last}), "
+        f"{evaluation.seconds:.0f} s"
+    )

@@ -60,7 +60,7 @@ def estimate(blueprint: Blueprint, task: Any) -> int:
 def _video_seconds(preset: Any, task: Any) -> float:
     """Denoising one video: two passes a step, over all tokens, through the layers' matrices and their attention."""
     asked = getattr(task, "asked", None)
-    shape = dict(preset.transformer or {})
+    shape = {} if preset.sizes is None else preset.sizes.transformer
     width = shape.get("num_attention_heads", 8) * shape.get("attention_head_dim", 64)
     layers, inner = shape.get("num_layers", 8), shape.get("ffn_dim", 4 * width)
     _, frames, height, columns = preset.latent_shape

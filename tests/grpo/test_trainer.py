@@ -1,10 +1,9 @@
-"""The training: a resumed run is the uninterrupted run, two processes are one, and a toy reward rises."""
+"""The training: a resumed run is the uninterrupted run, and a toy reward rises."""
 
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -130,48 +128,6 @@ def test_a_wish_to_stop_finishes_the_iteration_and_keeps_it(tmp_path: Path) -> N
     run(tmp_path / "stopped", config, resume=True)
     run(tmp_path / "straight", config)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped", iteration=4)
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy training shared by two processes (gloo), each of which leaves the weights that it ends with."""
-    out = tmp_path_factory.mktemp("gloo")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [*PROCESS, str(out / "run"), "3", str(out / f"{rank}.safetensors")],
-            cwd=ROOT,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
-    return out
-
-
-def test_two_processes_hold_equal_weights_and_whole_groups(two_processes: Path) -> None:
-    weights = [load_file(two_processes / f"{rank}.safetensors") for rank in range(2)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert any(bool(values.any()) for name, values in weights[0].items() if "lora_B" in name)
-    for rank in range(2):
-        with safe_open(two_processes / f"{rank}.safetensors", "pt") as file:
-            # CONFIG has two groups of four: one whole group for each.
-            assert file.metadata()["judged"] == "[4, 4]"
-
-
-def test_two_processes_do_what_one_does(two_processes: Path, tmp_path: Path) -> None:
-    run(tmp_path, replace(CONFIG, iterations=3))
-    together, alone = state(two_processes / "run", 3), state(tmp_path, 3)
-    for name, values in alone.items():
-        torch.testing.assert_close(together[name], values, rtol=1e-3, atol=1e-6)
-    for left, right in zip(logged(two_processes / "run"), logged(tmp_path), strict=True):
-        assert left == pytest.approx(right, rel=1e-3, abs=1e-6, nan_ok=True)
 
 
 def test_a_toy_reward_rises(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ class Brightness:
     judged: list[int] = field(default_factory=list)
     """Sizes of these batches."""
 
+    def camera_path_length(self, latents: Latents) -> Tensor:
+        return self.score(latents)["camera_path_length"]
+
     def score(self, latents: Latents) -> dict[str, Tensor]:
         self.before(latents)
         self.judged.append(len(latents.tensor))

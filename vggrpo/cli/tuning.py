@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 
 from vggrpo.cli.commands import Train
+from vggrpo.cli.model_choice import load_listener
+from vggrpo.cli.planning import require_plan
 from vggrpo.cli.terminal import Outcome, PhaseProgress, note
 from vggrpo.grpo.config import GrpoConfig, require_same_run
 from vggrpo.grpo.defaults import training_defaults
@@ -29,16 +31,21 @@ def run(command: Train) -> Outcome:
     from vggrpo.grpo.prompts import choose_prompts
 
     config = command.settings
-    get_preset(config.preset)
+    get_preset(config.preset).sized(height=config.height, width=config.width, frames=config.frames)
     _require_consistent(config)
     _require_rewards(config)
     require_writable(command.out)
     if config.adapter is not None and not config.adapter.exists():
         raise UserError(f"{config.adapter} does not exist: give a LoRA that train wrote.")
+    for path in (config.model_folder, config.geometry_weights, config.latent_geometry, config.first_frame):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist.")
     saved = run_files.read_config(command.out, defaults=training_defaults(config.preset)) if command.resume else None
     prompts = run_files.read_prompt_sets(command.out) if saved is not None else None
     if saved is not None:
         require_same_run(saved, config)
+    for doubt in config.doubts:
+        note(f"note: {doubt}")
     if prompts is None:
         prompts = choose_prompts(
             training_file=config.prompts,
@@ -47,8 +54,11 @@ def run(command: Train) -> Outcome:
             evaluation_clips=config.evaluation_clips,
         )
     with PhaseProgress() as progress:
+        progress.phase("plan")
+        require_plan(config)
         progress.phase("load")
         from vggrpo.generation.tuning import load_grpo_models
+        from vggrpo.grpo.memory_errors import naming_the_setting
         from vggrpo.grpo.trainer import TrainProgress, train
 
         def show(report: TrainProgress) -> None:
@@ -58,9 +68,11 @@ def run(command: Train) -> Outcome:
             done = report.iteration - 1
             progress.show(_Shown(phase=phase, done=done, total=report.iterations, seconds_left=report.seconds_left))
 
+        with naming_the_setting("load", config):
+            models = load_grpo_models(config, listener=load_listener(progress))
         result = train(
             config,
-            load_grpo_models(config),
+            models,
             prompts=prompts,
             out=command.out,
             resume=command.resume,

@@ -21,10 +21,13 @@ Tracker = Literal["tensorboard", "trackio"]
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {"iterations", "checkpoint_every", "evaluate_every", "sample_every", "trackers", "early_stop_patience"}
-    # Where files lie, and how much memory the judge and the base may take: the same numbers come out.
-    | {"model_folder", "offline", "geometry_weights", "latent_geometry", "reward_batch", "shard_base"}
+    # Where files lie.
+    | {"model_folder", "offline", "geometry_weights", "latent_geometry"}
+    # Memory against speed, for a run that ran out of memory: the same numbers up to rounding.
+    | {"micro_batch", "gradient_checkpointing", "guidance_passes", "reward_batch", "dense_frames", "shard_base"}
+    | {"compile", "attention"}
 )
-"""Settings that decide how far a run goes and what it shows, not what it computes on the way."""
+"""Settings that decide how far a run goes, what it shows and what it takes, not what it computes on the way."""
 
 _RATIO_NORM_CLIP = 1e-4
 """GRPO-Guard's ratios stray by about rms(δ) / √D from 1, some 1e-6: a clip range above this never acts."""
@@ -268,8 +271,14 @@ class GrpoConfig:
             window_range=(self.window_first, self.window_end),
             same_noise=self.same_noise,
             micro_batch=self.micro_batch,
-            together=self.guidance_passes == "together",
+            together=self.guidance_together,
+            autograd_in_window=self.compile != "off",
         )
+
+    @property
+    def guidance_together(self) -> bool:
+        """Whether guidance runs in one batch, see ``policy.sampling.Conditions``."""
+        return self.guidance_passes == "together"
 
     @property
     def objective_settings(self) -> "ObjectiveSettings":

@@ -68,9 +68,12 @@ class HeldOut:
         names = (*reward_names(), *GUARDS)
         table = torch.zeros(len(names), len(self.prompts), dtype=torch.float32, device=self.models.device)
         mine = list(range(len(self.prompts)))[self.processes.rank :: self.processes.count]
-        for rows in _chunks(mine, self.config.micro_batch):
+        shares = list(_chunks(mine, self.config.micro_batch))
+        for rows in shares:
             scores = self.models.rewards.score(self.latents(rows, as_base=as_base))
             table[:, rows] = torch.stack([scores[name].to(table) for name in names])
+        for _ in range(self.processes.idle_passes(len(shares))):
+            self.latents([0], as_base=as_base)
         table = self.processes.sum(table).cpu()
         return dict(zip(names, table, strict=True))
 
@@ -95,7 +98,11 @@ class HeldOut:
         """Latents of some held-out videos. Rows that are run together share one batch."""
         models, config = self.models, self.config
         noise = torch.cat([draw_noise((1, *models.latent_shape), seed=row, device=models.device) for row in rows])
-        conditions = models.conditions(*(self.prompts[row] for row in rows), guidance=config.evaluation_guidance)
+        conditions = models.conditions(
+            *(self.prompts[row] for row in rows),
+            guidance=config.evaluation_guidance,
+            together=config.guidance_together,
+        )
         reference: AbstractContextManager[None] = adapter_disabled(models.transformer) if as_base else nullcontext()
         with reference:
             return sample_ode(
@@ -105,13 +112,16 @@ class HeldOut:
     def write_samples(self, *, iteration: int) -> None:
         """Videos of the adapter as it is now, those of the base once, and a grid of both: base above, tuned below."""
         count = min(self.config.samples, len(self.prompts))
-        if not count or not self.processes.is_main:
+        if not count or not (self.processes.is_main or self.processes.in_step):
             return
         rows = list(range(count))
         base_folder = self.out / "samples" / "base"
         tuned = self._frames(rows, as_base=False)
         if not self._base_frames:
             self._base_frames.append(self._frames(rows, as_base=True))
+        self.models.release_decoder()
+        if not self.processes.is_main:
+            return
         base = self._base_frames[0]
         if not (base_folder / f"{rows[-1]}-{rows[-1]}.mp4").is_file():
             listed = json.dumps(list(self.prompts[:count]), ensure_ascii=False, indent=2) + "\n"
@@ -125,12 +135,12 @@ class HeldOut:
         write_video(folder / GRID_NAME, grid, fps=self.models.fps)
 
     def _frames(self, rows: Sequence[int], *, as_base: bool) -> UInt8[np.ndarray, "B N H W 3"]:
-        with torch.no_grad():
-            parts = [
-                self.models.decode(self.latents(chunk, as_base=as_base)).cpu().numpy()
-                for chunk in _chunks(rows, self.config.micro_batch)
-            ]
-        return np.concatenate(parts)
+        """Denoised in micro-batches, decoded one by one: a decoder holds far more of a video than its latents."""
+        drawn = [self.latents(chunk, as_base=as_base).tensor for chunk in _chunks(rows, self.config.micro_batch)]
+        # Processes that only keep step do not show anything.
+        videos = torch.cat(drawn).split(1) if self.processes.is_main else ()
+        parts = [self.models.decode(Latents(tensor=video)).cpu().numpy() for video in videos]
+        return np.concatenate(parts) if parts else np.zeros((0, 0, 0, 0, 3), np.uint8)
 
     def _write(self, folder: Path, videos: UInt8[np.ndarray, "B N H W 3"]) -> None:
         for row, frames in enumerate(videos):

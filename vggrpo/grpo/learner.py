@@ -114,7 +114,8 @@ class Learner:
         tallies, norms, on_policy, applied = [], [], 0.0, 0
         for number, parts in enumerate(self._dealt_out(groups)):
             tally = _Tally()
-            norm = self._accumulate(parts, tally)
+            idle = self._processes.idle_passes(len(parts))
+            norm = self._accumulate(parts, tally, spare=[self._parts(groups[0])[0]] * idle)
             deviation = self._processes.largest(tally.deviation)
             if number == 0:
                 on_policy = deviation
@@ -171,13 +172,21 @@ class Learner:
         """The iteration's micro-batches by update. A rollout's micro-batch stays whole: its numbers depend on it."""
         parts: list[list[_MicroBatch]] = [[] for _ in range(self._config.updates)]
         for group in groups:
-            for number, members in enumerate(micro_batches(group.rollout.count, self._config.micro_batch)):
-                part = _MicroBatch(group=group, members=members)
+            for number, part in enumerate(self._parts(group)):
                 parts[(group.rollout.group + number) % self._config.updates].append(part)
         return parts
 
-    def _accumulate(self, parts: Sequence[_MicroBatch], tally: _Tally) -> float | None:
-        """Gradients of one update in ``.grad``, clipped; returns their norm, None if no process had a usable video."""
+    def _parts(self, group: JudgedGroup) -> list[_MicroBatch]:
+        batches = micro_batches(group.rollout.count, self._config.micro_batch)
+        return [_MicroBatch(group=group, members=members) for members in batches]
+
+    def _accumulate(
+        self, parts: Sequence[_MicroBatch], tally: _Tally, *, spare: Sequence[_MicroBatch] = ()
+    ) -> float | None:
+        """Gradients of one update in ``.grad``, clipped; returns their norm, None if no process had a usable video.
+
+        ``spare`` micro-batches are run for nothing, to keep step with other processes.
+        """
         self._optimiser.zero_grad()
         usable = sum(int(part.group.usable[part.members].sum()) for part in parts)
         device = self._transformer.device
@@ -185,14 +194,17 @@ class Learner:
         if not total:
             return None
         for part in parts:
-            if bool(part.group.usable[part.members].any()):
+            if self._processes.in_step or bool(part.group.usable[part.members].any()):
                 for step in range(self._config.window_size):
                     self._backward(part, step=step, total=total, tally=tally)
+        for part in spare:
+            for step in range(self._config.window_size):
+                self._backward(part, step=step, total=total, tally=None)
         self._processes.sum_gradients(self._parameters.values())
         return float(nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.gradient_clip))
 
-    def _backward(self, part: _MicroBatch, *, step: int, total: float, tally: _Tally) -> None:
-        """One window step of one micro-batch."""
+    def _backward(self, part: _MicroBatch, *, step: int, total: float, tally: _Tally | None) -> None:
+        """One window step of one micro-batch; without a tally it counts for nothing."""
         group, members = part.group, part.members
         rollout, conditions = group.rollout, group.conditions
         device = self._transformer.device
@@ -212,7 +224,10 @@ class Learner:
             settings=self._objective,
         )
         weight = group.usable[members].to(device, torch.float32)
-        tally.add(loss, weight)
+        if tally is None:
+            weight = torch.zeros_like(weight)
+        else:
+            tally.add(loss, weight)
         ((loss.loss * weight).sum() / total).backward()
 
     def _require_on_policy(self, deviation: float) -> None:

@@ -51,13 +51,23 @@ class GrpoModels:
     fps: int
     refreshable: Refreshable | None = None
     """Φ_g and Φ, where Φ_g can be re-aligned during the training."""
+    first_frame: Float[Tensor, "1 C 1 h w"] | None = None
+    """Normalised latents of the picture that every video starts from, where one is given."""
+    release_text: Callable[[], None] = lambda: None
+    """Called when every prompt of the run is embedded: the text encoder may leave memory."""
+    release_decoder: Callable[[], None] = lambda: None
+    """Called when sample videos are decoded: the VAE may leave memory, where the reward does not decode."""
 
     @property
     def device(self) -> torch.device:
         """Where the transformer is."""
         return self.transformer.device
 
-    def conditions(self, *prompts: str, guidance: float) -> Conditions:
-        """Embeddings of some prompts, one row each."""
+    def conditions(self, *prompts: str, guidance: float, together: bool = True) -> Conditions:
+        """Embeddings of some prompts, one row each; ``together`` as in ``Conditions``."""
         text = torch.cat([self.embed(prompt) for prompt in prompts])
-        return Conditions(text=text, negative=self.negative, guidance=guidance)
+        given = self.first_frame
+        first_frame = None if given is None else given.expand(len(prompts), -1, -1, -1, -1)
+        return Conditions(
+            text=text, negative=self.negative, guidance=guidance, first_frame=first_frame, together=together
+        )

@@ -79,7 +79,7 @@ class Refresher:
         config, models = self.config, self.models
         rng = np.random.default_rng([config.seed, iteration, number, _CLIP_STREAM])
         noise = draw_noise((1, *models.latent_shape), seed=int(rng.integers(2**62)), device=models.device)
-        conditions = models.conditions(prompt, guidance=config.evaluation_guidance)
+        conditions = models.conditions(prompt, guidance=config.evaluation_guidance, together=config.guidance_together)
         latents = sample_ode(
             models.transformer, noise, conditions, steps=config.evaluation_steps, shift=config.flow_shift
         )

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vggrpo.rewards import RewardSettings, judge, reward_names
+from vggrpo.rewards.guards import camera_path_length
 from vggrpo.rewards.settings import DEFAULT_REWARDS
 from vggrpo.types import Latents, SceneGeometry
 
@@ -51,6 +52,10 @@ class RewardSpace(Protocol):
         """
         ...
 
+    def camera_path_length(self, latents: Latents) -> Float[Tensor, " B"]:
+        """That guard alone, as ``score`` has it: the rewards, which compare every pair of frames, are not computed."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentRewards:
@@ -70,6 +75,11 @@ class LatentRewards:
         """See ``RewardSpace.score``."""
         return _score(latents, self.latent_geometry, settings=self.settings, micro_batch=self.micro_batch)
 
+    @torch.no_grad()
+    def camera_path_length(self, latents: Latents) -> Float[Tensor, " B"]:
+        """See ``RewardSpace.camera_path_length``."""
+        return _path_length(latents, self.latent_geometry, micro_batch=self.micro_batch)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RgbRewards:
@@ -88,12 +98,15 @@ class RgbRewards:
     @torch.no_grad()
     def score(self, latents: Latents) -> dict[str, Float[Tensor, " B"]]:
         """See ``RewardSpace.score``."""
-        return _score(
-            latents,
-            lambda part: self.geometry(self.decode(part)),
-            settings=self.settings,
-            micro_batch=self.micro_batch,
-        )
+        return _score(latents, self._read, settings=self.settings, micro_batch=self.micro_batch)
+
+    @torch.no_grad()
+    def camera_path_length(self, latents: Latents) -> Float[Tensor, " B"]:
+        """See ``RewardSpace.camera_path_length``."""
+        return _path_length(latents, self._read, micro_batch=self.micro_batch)
+
+    def _read(self, latents: Latents) -> SceneGeometry:
+        return self.geometry(self.decode(latents))
 
 
 def _score(
@@ -103,6 +116,12 @@ def _score(
     device = latents.tensor.device
     parts = [_judged(read(Latents(tensor=part)), settings=settings) for part in latents.tensor.split(micro_batch)]
     return {name: torch.cat([part[name] for part in parts]).float().to(device) for name in (*reward_names(), *GUARDS)}
+
+
+def _path_length(latents: Latents, read: ReadLatents, *, micro_batch: int) -> Float[Tensor, " B"]:
+    """Measure ``micro_batch`` videos at a time."""
+    parts = [camera_path_length(read(Latents(tensor=part))) for part in latents.tensor.split(micro_batch)]
+    return torch.cat(parts).float().to(latents.tensor.device)
 
 
 def _judged(scene: SceneGeometry, *, settings: RewardSettings) -> dict[str, Tensor]:

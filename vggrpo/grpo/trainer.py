@@ -27,13 +27,15 @@ from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.held_out import HeldOut
 from vggrpo.grpo.judgement import PATH_LENGTH, Verdict, judge_groups
 from vggrpo.grpo.learner import JudgedGroup, Learner
+from vggrpo.grpo.memory_errors import naming_the_setting
 from vggrpo.grpo.models import GrpoModels
-from vggrpo.grpo.processes import Processes
+from vggrpo.grpo.processes import Processes, naming_a_lost_process
 from vggrpo.grpo.prompts import PromptSets
 from vggrpo.grpo.refresh import Refresher
 from vggrpo.grpo.reward_space import GUARDS
 from vggrpo.grpo.run_files import RunFiles
-from vggrpo.policy.adapter import adapter_disabled, add_adapter, load_adapter, remove_adapter, save_adapter
+from vggrpo.grpo.transformer_options import as_configured, compile_blocks
+from vggrpo.policy.adapter import adapter_disabled, add_adapter, load_adapter, save_adapter
 from vggrpo.policy.rollout import Rollout, collect
 from vggrpo.policy.sampling import Conditions
 from vggrpo.rewards import reward_names
@@ -96,28 +98,15 @@ def train(
     """
     for prompt in (*prompts.training, *prompts.evaluation):
         models.check_prompt(prompt)
-    processes = Processes.open(device=models.device, out=out, trackers=config.trackers)
+    processes = Processes.open(device=models.device, out=out, trackers=config.trackers, shard_base=config.shard_base)
     processes.share(config.groups)
     if processes.is_main:
         run_files.require_run_folder(out, resume=resume)
     with RunLock(out) if processes.is_main else nullcontext():
         processes.wait()
         trainer = _Trainer(config, models, prompts=prompts, out=out, processes=processes, on_progress=on_progress)
-        with trainer.reporting_failure(), models_as_they_were(models, config):
+        with trainer.reporting_failure(), naming_a_lost_process(processes), as_configured(models.transformer, config):
             return trainer.run()
-
-
-@contextmanager
-def models_as_they_were(models: GrpoModels, config: GrpoConfig) -> Iterator[None]:
-    """Take the adapter, and the recomputing of activations, off again."""
-    if config.gradient_checkpointing:
-        models.transformer.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        remove_adapter(models.transformer)
-        if config.gradient_checkpointing:
-            models.transformer.disable_gradient_checkpointing()
 
 
 class _Trainer:
@@ -198,8 +187,11 @@ class _Trainer:
             add_adapter(models.transformer, config.lora_settings, seed=config.seed)
         else:
             load_adapter(models.transformer, given, trainable=True)
+        self._processes.shard(models.transformer)
+        compile_blocks(models.transformer, config)
         learner = Learner(models.transformer, config, self._processes)
         self._resume(learner, checkpoint)
+        self._embed_prompts()
         if config.trackers:
             self._processes.open_trackers(to_plain(config))
         self._processes.wait()
@@ -220,6 +212,20 @@ class _Trainer:
             # A run that died before its first checkpoint begins again, and so does its log.
             self._files.trim_metrics(after=done if checkpoint else -1)
             self._files.log(f"begin with iteration {done + 1} of {self._config.iterations}")
+
+    def _embed_prompts(self) -> None:
+        """Embed what this process will still draw, then let the text encoder go: it can be larger than all the rest."""
+        config, prompts = self._config, self._prompts
+        wanted = set(prompts.evaluation)
+        if config.refresh_lgm:
+            wanted |= set(prompts.training)
+        for iteration in range(self._counters.iteration, config.iterations):
+            for group in self._processes.share(config.groups):
+                wanted.add(prompts.of_group(iteration * config.groups + group, seed=config.seed))
+        with self._phase("embed"):
+            for prompt in sorted(wanted):
+                self._models.embed(prompt)
+            self._models.release_text()
 
     def _one_iteration(self, learner: Learner) -> str:
         """Sample, judge, update; then what is due. Returns why the run is over, or nothing."""
@@ -266,7 +272,7 @@ class _Trainer:
             with self._phase("guard"), adapter_disabled(self._models.transformer):
                 clips = min(config.guard_clips, config.group_size)
                 base = [self._collect(iteration, group, count=clips) for group in mine]
-                base_path = self._score(base)[PATH_LENGTH]
+                base_path = self._path_length(base)
         with self._phase("reward"):
             verdict = judge_groups(self._score(rollouts), base_path=base_path, config=config)
         with self._phase("update"):
@@ -288,7 +294,7 @@ class _Trainer:
 
     def _collect(self, iteration: int, group: int, *, count: int) -> Rollout:
         """``count`` members of one group of an iteration; the first ones are the same whatever the count."""
-        return collect(
+        rollout = collect(
             self._models.transformer,
             self._conditions(iteration, group),
             self._config.rollout_settings,
@@ -297,6 +303,8 @@ class _Trainer:
             seed=_derived(_GROUP_STREAM, self._config.seed, iteration),
             count=count,
         )
+        # Its states wait in main memory; the update brings back a micro-batch at a time.
+        return rollout.to(torch.device("cpu"))
 
     def _conditions(self, iteration: int, group: int) -> Conditions:
         number = (iteration - 1) * self._config.groups + group
@@ -305,18 +313,26 @@ class _Trainer:
 
     def _score(self, rollouts: list[Rollout]) -> dict[str, torch.Tensor]:
         """Rewards and guards [P, K] of the groups of all processes; this one's videos are judged in one go."""
-        latents = Latents(tensor=torch.cat([rollout.latents.tensor for rollout in rollouts]))
-        scores = self._models.rewards.score(latents)
+        scores = self._models.rewards.score(self._latents(rollouts))
         gathered = {
             name: self._processes.gather(scores[name].view(len(rollouts), -1)) for name in (*reward_names(), *GUARDS)
         }
         return {name: values.cpu() for name, values in gathered.items()}
 
+    def _path_length(self, rollouts: list[Rollout]) -> torch.Tensor:
+        """Camera paths [P, n] of the groups of all processes."""
+        lengths = self._models.rewards.camera_path_length(self._latents(rollouts))
+        return self._processes.gather(lengths.view(len(rollouts), -1)).cpu()
+
+    def _latents(self, rollouts: list[Rollout]) -> Latents:
+        tensors = torch.cat([rollout.latents.tensor for rollout in rollouts])
+        return Latents(tensor=tensors.to(self._models.device))
+
     def _judged(self, rollouts: list[Rollout], verdict: Verdict, iteration: int) -> list[JudgedGroup]:
-        """This process's groups with their verdicts; states wait in main memory."""
+        """This process's groups with their verdicts."""
         return [
             JudgedGroup(
-                rollout=rollout.to(torch.device("cpu")),
+                rollout=rollout,
                 conditions=self._conditions(iteration, rollout.group),
                 advantages=verdict.advantages[rollout.group],
                 usable=verdict.usable[rollout.group],
@@ -415,7 +431,8 @@ class _Trainer:
         )
         began = time.monotonic()
         try:
-            yield
+            with naming_the_setting(name, self._config):
+                yield
         finally:
             self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - began
 

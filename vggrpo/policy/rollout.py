@@ -41,8 +41,9 @@ class RolloutSettings:
 
     ``window_range`` [first, end) bounds the steps that may be noisy; a window of ``window_size`` steps is drawn inside
     it once a group. The last step is never among them. ``noise_level`` None is the transition's default.
-    ``together`` as in ``Conditions``. ``state_dtype`` is what kept states are rounded to BEFORE they are scored and
-    walked on from.
+    ``together`` as in ``Conditions``. ``autograd_in_window``: window steps are drawn with autograd on, as they are
+    replayed, because a compiled model is another program without it. ``state_dtype`` is what kept states are rounded to
+    BEFORE they are scored and walked on from.
     """
 
     steps: int = 10
@@ -55,6 +56,7 @@ class RolloutSettings:
     same_noise: bool = False
     micro_batch: int = 8
     together: bool = True
+    autograd_in_window: bool = False
     state_dtype: StateDtype = "float32"
 
     def __post_init__(self) -> None:
@@ -266,12 +268,14 @@ class _Walk:
         states, steps = [], []
         for index in range(self.settings.steps):
             if index not in window:
-                latents = self._step(ODE, latents, index).next
+                latents = self._draw(ODE, self._velocity(latents, index), latents, index=index).next
                 continue
             if index == window.start:
                 states.append(latents.to(dtype))
                 latents = states[-1].float()
-            drawn = self._step(self.settings.policy, latents, index, streams=streams)
+            with torch.set_grad_enabled(self.settings.autograd_in_window):
+                velocity = self._velocity(latents, index).detach()
+            drawn = self._draw(self.settings.policy, velocity, latents, index=index, streams=streams)
             states.append(drawn.next.to(dtype))
             # Scored is what was kept: a log-probability of the unrounded sample could never be replayed.
             following = states[-1].float()
@@ -292,10 +296,15 @@ class _Walk:
         velocity = self._velocity(latents, index)
         return self._take(self.settings.policy, velocity, latents, index=index, following=following)
 
-    def _step(
-        self, transition: Transition, latents: Tensor, index: int, *, streams: list[torch.Generator] | None = None
+    def _draw(
+        self,
+        transition: Transition,
+        velocity: Tensor,
+        latents: Tensor,
+        *,
+        index: int,
+        streams: list[torch.Generator] | None = None,
     ) -> StepResult:
-        velocity = self._velocity(latents, index)
         return take_step(transition, velocity, latents, grid=self.settings.grid, index=index, generator=streams)
 
     def _take(

@@ -10,9 +10,9 @@ import torch
 
 from vggrpo.latent_geometry.foundation.stitchable import FoundationConfig, StitchableFoundation
 from vggrpo.latent_geometry.foundation.weight_files import (
-    SUFFIXES,
     WeightLayout,
     fill,
+    published_file,
     read_shards,
     read_state,
     require_plausible,
@@ -67,7 +67,7 @@ def load_weights(source: Path, architecture: Architecture) -> StitchableFoundati
     config = own_config(source, architecture)
     model = architecture.on_meta(architecture.config if config is None else config)
     if config is None:
-        path = official_file(source, architecture)
+        path = published_file(source, names=architecture.official_files, title=architecture.title)
         require_plausible(path, numbers=sum(one.numel() for one in model.parameters()), title=architecture.title)
         state = read_state(path)
     else:
@@ -79,24 +79,6 @@ def load_weights(source: Path, architecture: Architecture) -> StitchableFoundati
         raise UserError(f"{path}: {error}") from error
     model.set_constants(torch.device("cpu"))
     return model.eval()
-
-
-def official_file(source: Path, architecture: Architecture) -> Path:
-    """The weight file that ``source`` is, or holds under its published name or as the only one.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
-    if not source.is_dir():
-        return source
-    for name in architecture.official_files:
-        if (source / name).is_file():
-            return source / name
-    files = sorted(path for path in source.iterdir() if path.suffix in SUFFIXES)
-    if len(files) == 1:
-        return files[0]
-    wanted = " or ".join((CONFIG_NAME, *architecture.official_files))
-    raise UserError(f"no weights of {architecture.title} in {source}: it should hold {wanted}")
 
 
 def own_config(source: Path, architecture: Architecture) -> FoundationConfig | None:

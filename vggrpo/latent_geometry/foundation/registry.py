@@ -15,6 +15,11 @@ from vggrpo.latent_geometry.foundation.any4d_checkpoint import ANY4D
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG
 from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
+from vggrpo.latent_geometry.foundation.depth_anything_3 import (
+    DepthAnything3,
+    build_depth_anything_3,
+    load_depth_anything_3,
+)
 from vggrpo.latent_geometry.foundation.model_folder import (
     CONFIG_NAME,
     Architecture,
@@ -29,7 +34,7 @@ from vggrpo.latent_geometry.foundation.vggt_config import VGGT_DEBUG
 from vggrpo.runtime.errors import UserError
 
 Size = Literal["full", "debug"] | Path
-"""Released sizes, the smallest useful ones, or those of a folder of ours (its ``config.json``)."""
+"""Released sizes, the smallest useful ones, or those of a folder of ours; Depth Anything 3 has one only."""
 DEFAULT_GEOMETRY_MODEL = "any4d"
 
 
@@ -96,7 +101,24 @@ _VGGT = GeometryModelInfo(
     stitchable=True,
     skipped=("track_head (2-D point tracks)",),
 )
-GEOMETRY_MODELS: Mapping[str, GeometryModelInfo] = MappingProxyType({info.name: info for info in (_ANY4D, _VGGT)})
+_DEPTH_ANYTHING_3 = GeometryModelInfo(
+    name="depth-anything-3",
+    title="Depth Anything 3",
+    summary="Cameras, depth and points of scenes that stand still; small, through its own package (optional).",
+    licence_code="Apache-2.0 (the installed package's)",
+    licence_weights="SMALL and BASE: Apache-2.0; LARGE: CC-BY-NC-4.0",
+    homepage="https://github.com/ByteDance-Seed/Depth-Anything-3",
+    hub_repo="depth-anything/DA3-BASE",
+    hub_file="model.safetensors",
+    gigabytes=0.6,
+    patch_size=14,
+    static_only=True,
+    metric=False,
+    stitchable=True,
+)
+GEOMETRY_MODELS: Mapping[str, GeometryModelInfo] = MappingProxyType(
+    {info.name: info for info in (_ANY4D, _VGGT, _DEPTH_ANYTHING_3)}
+)
 """Every geometry model by name."""
 
 _ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({"any4d": ANY4D, "vggt": VGGT_1B})
@@ -122,7 +144,8 @@ def load_geometry(
     Raises:
         UserError: there is no such model, or the weights are missing, damaged, or another model's.
     """
-    geometry_info(name)
+    if geometry_info(name) is _DEPTH_ANYTHING_3:
+        return _frozen(load_depth_anything_3(source), device=device, dtype=dtype)
     return _frozen(load_weights(source, _ARCHITECTURES[name]), device=device, dtype=dtype)
 
 
@@ -142,20 +165,10 @@ def build_geometry(
     Raises:
         UserError: there is no such model, or no configuration in the folder.
     """
-    geometry_info(name)
-    architecture = _ARCHITECTURES[name]
-    config = _config_of(architecture, size)
     place = torch.device(device)
-    if place.type == "meta":
-        return _frozen(architecture.on_meta(config), device=place, dtype=dtype)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
         torch.manual_seed(random_seed)
-        model = architecture.build(config)
-        if isinstance(model, Any4D):
-            start_from_scratch(model)
-        elif isinstance(model, VGGT):
-            model.start_from_scratch()
-    return _frozen(model, device=place, dtype=dtype)
+        return _frozen(_random_model(name, size), device=place, dtype=dtype)
 
 
 def save_geometry(model: GeometryModel, folder: Path) -> None:
@@ -171,6 +184,20 @@ def save_geometry(model: GeometryModel, folder: Path) -> None:
     raise TypeError(f"{type(model).__name__} is no geometry model of this package: it cannot be saved")
 
 
+def _random_model(name: str, size: Size) -> StitchableFoundation | DepthAnything3:
+    if geometry_info(name) is _DEPTH_ANYTHING_3:
+        return build_depth_anything_3()
+    architecture = _ARCHITECTURES[name]
+    model = architecture.build(_config_of(architecture, size))
+    if model.vit.pos_embed.is_meta:
+        return model
+    if isinstance(model, Any4D):
+        start_from_scratch(model)
+    elif isinstance(model, VGGT):
+        model.start_from_scratch()
+    return model
+
+
 def _config_of(architecture: Architecture, size: Size) -> FoundationConfig:
     if isinstance(size, Path):
         config = own_config(size, architecture)
@@ -180,7 +207,9 @@ def _config_of(architecture: Architecture, size: Size) -> FoundationConfig:
     return architecture.config if size == "full" else _DEBUG_CONFIGS[architecture.name]
 
 
-def _frozen(model: StitchableFoundation, *, device: torch.device | str, dtype: torch.dtype) -> GeometryModel:
+def _frozen(
+    model: StitchableFoundation | DepthAnything3, *, device: torch.device | str, dtype: torch.dtype
+) -> GeometryModel:
     if dtype == torch.bfloat16:
         model.to_bfloat16()
     elif dtype != torch.float32:

@@ -165,6 +165,23 @@ def require_kind(path: Path) -> None:
             raise UserError(f"{path} is only a git-lfs pointer: fetch the file itself (git lfs pull)")
 
 
+def published_file(source: Path, *, names: Sequence[str], title: str) -> Path:
+    """The weight file that ``source`` is, or that it holds under its published name (best first) or as the only one.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    if not source.is_dir():
+        return source
+    for name in names:
+        if (source / name).is_file():
+            return source / name
+    files = sorted(path for path in source.iterdir() if path.suffix in SUFFIXES)
+    if len(files) == 1:
+        return files[0]
+    raise UserError(f"no weights of {title} in {source}: it should hold {' or '.join(names)}")
+
+
 def names_in(path: Path) -> tuple[str, ...]:
     """The names of the tensors of a safetensors file.
 

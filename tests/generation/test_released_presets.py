@@ -11,11 +11,13 @@ from PIL import Image
 from tests.real_models import WAN21, WAN22, write_wan21, write_wan22
 from vggrpo.generation import GenerateRequest, Studio
 from vggrpo.generation import models as loading
-from vggrpo.generation.models import LoadListener
+from vggrpo.generation.architecture import architecture_of
+from vggrpo.generation.models import LoadListener, load_models
 from vggrpo.generation.options import LoadOptions, VideoSize
 from vggrpo.policy.sampling import draw_noise
 from vggrpo.policy.schedule import noise_grid
 from vggrpo.presets import get_preset
+from vggrpo.runtime.errors import UserError
 
 PROMPT = "a red cube on a grey striped floor,  the camera orbits left &amp; up"
 STEPS = 3
@@ -151,3 +153,64 @@ def test_the_text_encoder_comes_once_and_leaves(wan21: Path, monkeypatch: pytest
     assert len(made) == 1
     text.embed("a green cube")
     assert (len(made), text.encoder_is_loaded) == (2, False)
+
+
+def test_the_vae_waits_for_frames_and_parts_can_leave(wan21: Path) -> None:
+    """Sizes are known before any weight is loaded; a latent reward never loads the VAE."""
+    studio = open_studio(WAN21, wan21)
+    models = studio.models
+    assert models.vae.z_dim == 16
+    assert studio.latent_shape == (16, 3, 8, 12)
+    latents = studio.denoise(GenerateRequest(prompt=PROMPT, preset=studio.preset.name, steps=1))
+    assert not models.vae.is_loaded
+    assert not models.geometry_source.is_loaded
+    first = studio.vae.decode_normalised(latents)
+    assert models.vae.is_loaded
+    for part in ("vae", "transformer"):
+        models.release(part)
+    assert not models.vae.is_loaded
+    assert not models.transformer_source.is_loaded
+    assert torch.equal(studio.vae.decode_normalised(latents), first)
+
+
+def test_what_diffusers_keeps_in_fp32_stays_so(wan22: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time embedding, modulation and norms; and the VAE, which its authors run in fp32. A blanket cast undoes both."""
+    monkeypatch.setattr(loading, "choose_dtype", lambda _device: torch.bfloat16)
+    studio = open_studio(WAN22, wan22)
+    pipeline = WanPipeline.from_pretrained(wan22, local_files_only=True, dtype=torch.bfloat16)
+    expected = {name: tensor.dtype for name, tensor in pipeline.transformer.state_dict().items()}
+    assert {name: tensor.dtype for name, tensor in studio.models.transformer.state_dict().items()} == expected
+    assert set(expected.values()) == {torch.bfloat16, torch.float32}
+    assert studio.vae.model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", [WAN21, WAN22], ids=lambda kind: kind["preset"])
+def test_a_prompt_longer_than_512_tokens_is_refused_before_the_encoder_loads(
+    kind: dict[str, object], request: pytest.FixtureRequest
+) -> None:
+    studio = open_studio(kind, request.getfixturevalue("wan21" if kind is WAN21 else "wan22"))
+    assert studio.unknown_words("an astronaut") == []
+    with pytest.raises(UserError, match=r"521 tokens; .* reads at most 512"):
+        studio.prepare_text(["red " * 520])
+    assert not studio.models.text.encoder_is_loaded
+
+
+def test_random_weights_have_the_asked_sizes_and_need_no_file(wan21: Path) -> None:
+    """A folder's sizes, none of its numbers: what plans and benchmarks build."""
+    preset = get_preset("wan2.1-t2v-1.3b").sized(height=64, width=96, frames=9)
+    options = LoadOptions(model_folder=wan21, random_weights=True)
+    architecture = architecture_of(preset, options)
+    with torch.device("meta"):
+        transformer = architecture.build_transformer()
+        foundation = architecture.build_geometry()
+        geometry = architecture.build_latent_geometry(foundation)
+    assert {tensor.device.type for tensor in geometry.parameters()} == {"meta"}
+    assert foundation.token_dim == 1024, "Any4D at its released size"
+    models = load_models(preset, options)
+    shapes = {name: tensor.shape for name, tensor in transformer.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in models.transformer.state_dict().items()} == shapes
+    text = models.text.embed("a red cube")
+    assert text.shape == (1, 512, 48)
+    assert not text[:, 4:].any()
+    assert torch.equal(text, load_models(preset, options).text.embed("a red cube"))
+    assert models.vae.z_dim == 16

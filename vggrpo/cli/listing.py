@@ -1,26 +1,44 @@
-"""``presets``: answers at once."""
+"""``presets``: what there is, what it takes and under which licence; nothing is loaded or fetched."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from rich.table import Table
 
 from vggrpo.cli.terminal import Outcome
 from vggrpo.presets import PRESETS, Preset
+from vggrpo.runtime.hub import cached
+
+OWN_LICENCE = "Apache-2.0"
+_INSIDE = {"name", "folders", "hub", "sizes"}
+"""Parts of a preset that say nothing to people."""
 
 
 def list_presets() -> Outcome:
-    """Every preset with its sizes."""
+    """Every preset with its sizes, licence, needs, and whether its weights are at hand."""
     table = Table(title="Presets", title_justify="left")
-    for heading in ("name", "video", "steps", "weights", "what it is"):
+    for heading in ("name", "video", "runs on", "weights", "licence", "what it is"):
         table.add_column(heading)
-    for preset in PRESETS.values():
-        video = f"{preset.num_frames} × {preset.height} × {preset.width}, {preset.fps} fps"
-        weights = "random" if preset.folders is None else preset.folders.pipeline.name
-        table.add_row(preset.name, video, str(preset.steps), weights, preset.summary)
-    return Outcome(result={"presets": {name: _numbers(preset) for name, preset in PRESETS.items()}}, shown=table)
+    shown: dict[str, object] = {}
+    for name, preset in PRESETS.items():
+        weights, licence = weights_at_hand(preset), OWN_LICENCE if preset.hub is None else preset.hub.licence
+        table.add_row(
+            name,
+            f"{preset.width}×{preset.height}, {preset.num_frames} frames, {preset.fps} fps",
+            preset.memory_need,
+            weights,
+            licence,
+            preset.summary,
+        )
+        numbers = {item.name: getattr(preset, item.name) for item in fields(preset) if item.name not in _INSIDE}
+        source = None if preset.hub is None else asdict(preset.hub) | {"patterns": list(preset.hub.patterns)}
+        shown[name] = numbers | {"weights": weights, "licence": licence, "hub": source}
+    return Outcome(result={"presets": shown}, shown=table)
 
 
-def _numbers(preset: Preset) -> dict[str, object]:
-    """What a preset says of itself, without folders and the released model's inside."""
-    left_out = {"name", "folders", "hub", "sizes"}
-    return {item.name: getattr(preset, item.name) for item in fields(preset) if item.name not in left_out}
+def weights_at_hand(preset: Preset) -> str:
+    """Where the video model's weights are, in a few words."""
+    if preset.hub is None:
+        return "random" if preset.folders is None else "shipped"
+    if cached(preset.hub) is not None:
+        return "in the cache"
+    return f"to fetch, {preset.hub.gigabytes:g} GB"

@@ -22,6 +22,7 @@ from vggrpo.generation.random_text import random_text
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.foundation.registry import geometry_info, load_geometry
 from vggrpo.latent_geometry.model import LatentGeometryModel
+from vggrpo.latent_geometry.provenance import read_trained_on, require_trained_on
 from vggrpo.latent_geometry.pixel_grid import resize_for_geometry
 from vggrpo.latents import VideoVAE
 from vggrpo.policy.backbone import TextConditioner, cast_like_pretrained, load_transformer
@@ -110,7 +111,7 @@ def load_models(preset: Preset, options: LoadOptions | None = None, *, listener:
     geometry_info(options.geometry or preset.geometry)
     is_own = preset.folders is None and not preset.is_released_model and options.model_folder is None
     if options.random_weights or is_own:
-        return _random_models(preset, options)
+        return random_models(preset, architecture_of(preset, options))
     return _Loader(preset=preset, options=options, listener=listener).models()
 
 
@@ -129,9 +130,10 @@ class _Loader:
         dtype = choose_dtype(device)
         is_large = self.preset.is_released_model
         geometry = Lazy(lambda: self._geometry(device))
+        # Wan's own VAE is run in fp32 by its authors; the embedded one was trained in bf16.
+        vae = VideoVAE.load(pipeline.part("vae"), dtype=torch.float32 if is_large else dtype, device=device)
         models = Models(
-            # Wan's own VAE is run in fp32 by its authors; the embedded one was trained in bf16.
-            vae=VideoVAE.load(pipeline.part("vae"), dtype=torch.float32 if is_large else dtype, device=device),
+            vae=vae,
             text=TextConditioner.load(
                 pipeline.path,
                 dtype=dtype if is_large else torch.float32,
@@ -144,7 +146,7 @@ class _Loader:
                 lambda: load_transformer(pipeline.path, dtype=dtype, device=device),
             ),
             geometry_source=geometry,
-            latent_geometry_source=Lazy(lambda: self._latent_geometry(geometry, device)),
+            latent_geometry_source=Lazy(lambda: self._latent_geometry(geometry, vae)),
         )
         if not is_large and self.options.model_folder is None and self.options.geometry is None:
             models.load_all()
@@ -208,13 +210,15 @@ class _Loader:
             self.listener.line(info.notice())
         return load_geometry(info.name, source, device=device)
 
-    def _latent_geometry(self, geometry: Lazy[GeometryModel], device: torch.device) -> LatentGeometryModel:
+    def _latent_geometry(self, geometry: Lazy[GeometryModel], vae: VideoVAE) -> LatentGeometryModel:
         """Φ_g on Φ, its LoRA merged. A Φ that nobody else asked for is taken over, not copied."""
         folder = self.options.latent_geometry
         if folder is None and self.preset.folders is not None and self.options.geometry in {None, self.preset.geometry}:
             folder = self.preset.folders.latent_geometry
         if folder is None:
             raise UserError(_no_latent_geometry(self.preset))
+        self._require_trained_on(folder, vae)
+        device = choose_device()
         is_shared = geometry.is_loaded
         foundation = geometry.get() if is_shared else self._geometry(device)
         model = LatentGeometryModel.load(folder, foundation=foundation, copy_foundation=is_shared)
@@ -222,10 +226,22 @@ class _Loader:
         model.merge_lora()
         return model.to(device).eval().requires_grad_(requires_grad=False)
 
+    def _require_trained_on(self, folder: Path, vae: VideoVAE) -> None:
+        """Φ_g must have been trained on this VAE's latents; its weights are looked at and let go again."""
+        if read_trained_on(folder) is None:
+            return
+        was_loaded, preset = vae.is_loaded, self.preset
+        remark = require_trained_on(
+            folder, vae=vae.model, height=preset.height, width=preset.width, num_frames=preset.num_frames
+        )
+        if not was_loaded:
+            vae.release()
+        if remark:
+            self.listener.line(remark)
 
-def _random_models(preset: Preset, options: LoadOptions) -> Models:
+
+def random_models(preset: Preset, architecture: Architecture) -> Models:
     """Random weights from a fixed seed: the same on every machine, and without files. Minimal ones stay in fp32."""
-    architecture = architecture_of(preset, options)
     is_large = preset.is_released_model
     device = choose_device() if is_large else torch.device("cpu")
     dtype = choose_dtype(device) if is_large else torch.float32

@@ -11,14 +11,13 @@ from vggrpo.evaluation.camera_moves import classify_camera_moves, scene_depth_of
 from vggrpo.evaluation.contact_sheet import key_frames
 from vggrpo.evaluation.frechet import encoder_features
 from vggrpo.evaluation.object_accuracy import ClipReading, read_clip
-from vggrpo.evaluation.object_judge import ObjectJudge, Sighting, find_objects
+from vggrpo.evaluation.object_judge import Sighting, find_objects
 from vggrpo.evaluation.prompt_claims import PromptClaims, read_claims
 from vggrpo.evaluation.reconstruction import ReconstructionError, reconstruction_error
-from vggrpo.latent_geometry.foundation.base import GeometryModel
+from vggrpo.evaluation.subjects import Autoencoder, FrameReader, LatentReader, ObjectCounter
 from vggrpo.latent_geometry.metrics import GeometryMetrics, clip_metrics
-from vggrpo.latent_geometry.model import LatentGeometryModel
 from vggrpo.latent_geometry.pixel_grid import resize_for_geometry
-from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
+from vggrpo.latents import frames_from_video, video_from_frames
 from vggrpo.types import Latents, SceneGeometry, WorldClip
 
 Features = Float[np.ndarray, "frames C"]
@@ -28,12 +27,12 @@ Features = Float[np.ndarray, "frames C"]
 class AssetModels:
     """What is measured, and the judge of objects where there is one."""
 
-    vae: VideoVAE
-    geometry: GeometryModel
+    vae: Autoencoder
+    geometry: FrameReader
     """Φ"""
-    latent_geometry: LatentGeometryModel
+    latent_geometry: LatentReader
     """Φ_g"""
-    judge: ObjectJudge | None
+    judge: ObjectCounter | None
     device: torch.device
 
 
@@ -120,12 +119,12 @@ def measure_generated(models: AssetModels, latents: Latents, *, prompts: tuple[s
     return measured
 
 
-def geometry_of(model: GeometryModel, video: Float[Tensor, "B 3 N H W"]) -> SceneGeometry:
+def geometry_of(model: FrameReader, video: Float[Tensor, "B 3 N H W"]) -> SceneGeometry:
     """Φ(x) of video in [-1, 1], on the CPU."""
     return _on_cpu(model.geometry(_geometry_images(model, video)))
 
 
-def features_of(model: GeometryModel, video: Float[Tensor, "B 3 N H W"]) -> Features:
+def features_of(model: FrameReader, video: Float[Tensor, "B 3 N H W"]) -> Features:
     """Φ's encoder features of every frame of video in [-1, 1]."""
     return encoder_features(model, _geometry_images(model, video))
 
@@ -135,7 +134,7 @@ def move_of(scene: SceneGeometry) -> list[str]:
     return classify_camera_moves(scene.camera_from_world, scene_depth=scene_depth_of(scene))
 
 
-def _geometry_images(model: GeometryModel, video: Float[Tensor, "B 3 N H W"]) -> Float[Tensor, "B N 3 h w"]:
+def _geometry_images(model: FrameReader, video: Float[Tensor, "B 3 N H W"]) -> Float[Tensor, "B N 3 h w"]:
     return resize_for_geometry((video.transpose(1, 2) + 1.0) / 2.0, patch_size=model.patch_size)
 
 
@@ -144,7 +143,7 @@ def _judge_images(video: Float[Tensor, "1 3 N H W"]) -> Float[Tensor, "N 3 H W"]
 
 
 def _named_objects(
-    judge: ObjectJudge | None, video: Float[Tensor, "1 3 N H W"], *, claims: PromptClaims
+    judge: ObjectCounter | None, video: Float[Tensor, "1 3 N H W"], *, claims: PromptClaims
 ) -> tuple[Sighting, ...] | None:
     if judge is None:
         return None
@@ -154,7 +153,7 @@ def _named_objects(
 
 
 def _read_objects(
-    judge: ObjectJudge, clip: WorldClip, *, decoded: Float[Tensor, "1 3 N H W"], seed: int
+    judge: ObjectCounter, clip: WorldClip, *, decoded: Float[Tensor, "1 3 N H W"], seed: int
 ) -> ObjectReadings:
     rendered = torch.from_numpy(clip.rgb).permute(0, 3, 1, 2).float() / 255.0
     return ObjectReadings(

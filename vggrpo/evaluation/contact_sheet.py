@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 COLUMNS = 2
 """Clips side by side."""
 _GAP = 6
+_SEAM = 2
 _LETTER = 6
 _LINE = 13
 _INK = (40, 44, 52)
@@ -49,7 +50,8 @@ def draw_contact_sheet(rows: Sequence[SheetRow], *, with_captions: bool = True) 
     Without captions a reader can test whether the clips show what they should.
     """
     height, width = rows[0].generated.shape[1:3]
-    block_width = 6 * width + 3 * _GAP
+    strip = 3 * width + 2 * _SEAM
+    block_width = 2 * strip + 3 * _GAP
     characters = block_width // _LETTER
     lines = max(len(textwrap.wrap(f"00  {row.caption}", characters)) for row in rows) if with_captions else 1
     block_height = height + lines * _LINE + 3 * _GAP
@@ -61,12 +63,13 @@ def draw_contact_sheet(rows: Sequence[SheetRow], *, with_captions: bool = True) 
     for column in range(COLUMNS):
         left = _GAP + column * block_width
         draw.text((left, _GAP), "generated", fill=_INK, font=font)
-        draw.text((left + 3 * width + _GAP, _GAP), "true clip of the same caption", fill=_INK, font=font)
+        draw.text((left + strip + _GAP, _GAP), "true clip of the same caption", fill=_INK, font=font)
     for index, row in enumerate(rows):
         left = _GAP + (index // down) * block_width
         top = 2 * _GAP + _LINE + (index % down) * block_height
-        for offset, frames in ((0, row.generated), (3 * width + _GAP, row.real)):
-            sheet.paste(Image.fromarray(np.concatenate(list(frames), axis=1)), (left + offset, top))
+        for offset, frames in ((0, row.generated), (strip + _GAP, row.real)):
+            for number, frame in enumerate(frames):
+                sheet.paste(Image.fromarray(frame), (left + offset + number * (width + _SEAM), top))
         text = f"{index + 1}  {row.caption}" if with_captions else f"{index + 1}"
         draw.multiline_text(
             (left, top + height + 2), "\n".join(textwrap.wrap(text, characters)), fill=_INK, font=font, spacing=1

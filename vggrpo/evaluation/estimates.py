@@ -77,7 +77,7 @@ def mean(values: Float[np.ndarray, " n"], *, of: str = "clips") -> Estimate:
 def ratio_of_means(above: Float[np.ndarray, " n"], *, below: Float[np.ndarray, " n"], of: str = "clips") -> Estimate:
     """mean(above) / mean(below) over the clips that both could be measured on; resampled in pairs."""
     pairs = np.stack([np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)], axis=1)
-    return bootstrap(pairs, statistic=lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean()), of=of)
+    return bootstrap(pairs, statistic=_ratio, of=of)
 
 
 def bootstrap(
@@ -112,6 +112,12 @@ def not_measured(reason: str, *, of: str = "clips", left_out: int = 0) -> Estima
 
 def _first_mean(rows: Float[np.ndarray, "n k"]) -> float:
     return float(rows[:, 0].mean())
+
+
+def _ratio(rows: Float[np.ndarray, "n k"]) -> float:
+    """NaN where there is nothing to divide by."""
+    below = float(rows[:, 1].mean())
+    return float(rows[:, 0].mean()) / below if below else math.nan
 
 
 def _rounded(value: float) -> float | None:

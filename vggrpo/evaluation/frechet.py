@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vggrpo.latent_geometry.foundation.base import GeometryModel
+from vggrpo.evaluation.subjects import FrameReader
 
 
 def frechet_distance(first: Float[np.ndarray, "n d"], *, second: Float[np.ndarray, "m d"]) -> float:
@@ -49,7 +49,7 @@ def gaussian_distance(
 
 
 @torch.no_grad()
-def encoder_features(model: GeometryModel, images: Float[Tensor, "B N 3 H W"]) -> Float[np.ndarray, "frames C"]:
+def encoder_features(model: FrameReader, images: Float[Tensor, "B N 3 H W"]) -> Float[np.ndarray, "frames C"]:
     """One vector a frame: Φ's image encoder after its last block and norm, the mean over patch tokens.
 
     The encoder reads each frame alone: the features know what a frame looks like, not how it moves.

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from vggrpo.evaluation.object_judge import VISIBLE_SHARE, ObjectJudge, kinds_seen
+from vggrpo.evaluation.object_judge import VISIBLE_SHARE, kinds_seen
+from vggrpo.evaluation.subjects import ObjectCounter
 from vggrpo.worlds.rendering import FIRST_OBJECT_ID
 from vggrpo.worlds.scenes import sample_scene
 
@@ -56,7 +57,7 @@ def true_visible_pixels(object_id: UInt8[np.ndarray, "N H W"], *, seed: int) -> 
 
 
 def read_clip(
-    judge: ObjectJudge, video: Float[Tensor, "N 3 H W"], *, object_id: UInt8[np.ndarray, "N H W"], seed: int
+    judge: ObjectCounter, video: Float[Tensor, "N 3 H W"], *, object_id: UInt8[np.ndarray, "N H W"], seed: int
 ) -> ClipReading:
     """Judge a world clip, given as images in [0, 1], and look up what it shows."""
     frame_pixels = video.shape[-1] * video.shape[-2]
@@ -67,7 +68,7 @@ def read_clip(
 
 
 def object_accuracy(
-    judge: ObjectJudge, clips: Iterable[tuple[int, Float[Tensor, "N 3 H W"], UInt8[np.ndarray, "N H W"]]]
+    judge: ObjectCounter, clips: Iterable[tuple[int, Float[Tensor, "N 3 H W"], UInt8[np.ndarray, "N H W"]]]
 ) -> ObjectAccuracy:
     """Recall and precision over world clips, each as (seed, video in [0, 1], object ids)."""
     return summarise([read_clip(judge, video, object_id=ids, seed=seed) for seed, video, ids in clips])

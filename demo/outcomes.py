@@ -14,6 +14,9 @@ ACTIVE: frozenset[StateName] = frozenset({"queued", "starting", "running", "stop
 _MISUSED = 2
 _ENDED_BY_SIGTERM = {-int(SIGTERM), 128 + int(SIGTERM)}
 _ENDED_BY_SIGKILL = {-int(SIGKILL), 128 + int(SIGKILL)}
+_OWN_WORD = "error: "
+"""What the trainer begins its last line with."""
+OUT_OF_MEMORY = "It ran out of memory: lower the group size, or close other programs."
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "memoryerror", "cannot allocate memory")
 _LOG_LINES_SEARCHED = 12
 
@@ -110,12 +113,14 @@ def _failure(job: Job, process: ProcessState, *, said: str) -> str:
             "The process was killed (signal 9). Unless somebody did that on purpose, the machine ran out of memory: "
             "lower the group size, or close other programs."
         )
-    if any(word in line.lower() for line in lines for word in _MEMORY_WORDS):
-        return "It ran out of memory: lower the group size, or close other programs."
+    if of_memory := [line for line in lines if any(word in line.lower() for word in _MEMORY_WORDS)]:
+        # The trainer's own line names the setting to lower; a library's does not.
+        own = next((line for line in reversed(of_memory) if line.startswith(_OWN_WORD)), "")
+        return _sentence(own.removeprefix(_OWN_WORD)) or OUT_OF_MEMORY
     if process.exit_code < 0:
         return f"The process was ended by signal {-process.exit_code}."
     last = said or (lines[-1] if lines else "")
-    reason = _sentence(last.removeprefix("error: ")) or "The process ended without a word."
+    reason = _sentence(last.removeprefix(_OWN_WORD)) or "The process ended without a word."
     return reason if process.exit_code == _MISUSED else f"{reason} The log below has the details."
 
 

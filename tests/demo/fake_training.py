@@ -1,8 +1,8 @@
 """Stands in for ``python -m vggrpo train``: the same flags, files, signals and exit codes, and no model.
 
 The word in the first prompt chooses what happens: ``crash`` (a traceback after two iterations), ``memory`` (dies of a
-lack of it), ``refuse`` (a user's mistake), ``deaf`` (never hears SIGTERM); anything else trains. One iteration takes
-``FAKE_SECONDS``.
+lack of it), ``cuda`` (the same, but says what to lower), ``refuse`` (a user's mistake), ``deaf`` (never hears SIGTERM);
+anything else trains. One iteration takes ``FAKE_SECONDS``.
 """
 
 import argparse
@@ -68,6 +68,9 @@ class FakeTrainer:
             self.iterate(done)
             if self.word == "crash" and done == 2:
                 raise RuntimeError("the transformer fell apart")
+            if self.word == "cuda" and done == 2:
+                sys.stderr.write("error: out of memory in the update: give a lower --micro-batch than 4.\n")
+                return 2
             if self.word == "memory" and done == 2:
                 raise MemoryError("DefaultCPUAllocator: can't allocate memory")
         self.checkpoint(done)

@@ -1,6 +1,7 @@
 """The Fine-tune tab without a browser: what is asked, what the trainer is told, what board and endpoints say."""
 
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -210,6 +211,42 @@ def test_a_server_can_switch_it_off(training, monkeypatch):
     assert "switched off" in estimate_html(training, preset="tiny-debug", iterations=4, videos=8)
     with pytest.raises(PageError, match="switched off"):
         training.start(asked(training))
+
+
+def test_strangers_see_their_own_fine_tunes_and_change_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("demo.jobs._PATROL_SECONDS", 0.02)
+    now = ["ada"]
+    store = RunStore(root=tmp_path / "runs", examples=tmp_path / "examples")
+    space = read_environment({"SPACE_ID": "somebody/studio"})
+    training = TrainingService(
+        store=store, preset="tiny-debug", environment=space, visitor=lambda: now[0], program=FAKE
+    )
+    job = finished(training, iterations=1).job.job_id
+    assert len(job.rpartition("-")[2]) == 32
+    assert [one.key for one in training.adapters()] == [job]
+    now[0] = "bob"
+    assert (training.all(), training.adapters()) == ((), ())
+    looked = answer_look(training, job=job, seen="")
+    assert (looked["list"], looked["board"]["job"], looked["board"]["isMine"]) == ([], job, False)
+    assert training.adapter(job).path.is_dir()
+    for action in ("stop", "resume", "remove"):
+        assert "somebody else's" in answer_act(training, action=action, job=job)["error"]
+    assert answer_look(training, job="", seen="")["board"] == {"job": None}
+    now[0] = "ada"
+    assert answer_act(training, action="remove", job=job) == {"job": ""}
+
+
+def test_fine_tunes_that_ended_long_ago_go_where_not_all_are_kept_and_one_at_work_never(training):
+    old, new = (finished(training, iterations=1).job for _ in range(2))
+    running = training.start(asked(training, iterations=1000)).job
+    wait_for(training, running.job_id, lambda finetune: finetune.outcome.state == "running")
+    for job in (old, running):
+        os.utime(job.folder, (0.0, 0.0))
+    training.sweep()
+    assert len(training.all()) == 3  # a person's own machine keeps them
+    training.environment = read_environment({"SPACE_ID": "somebody/studio"})
+    training.sweep()
+    assert {one.job.job_id for one in training.all()} == {new.job_id, running.job_id}
 
 
 def test_a_full_disk_is_said_beforehand(training, monkeypatch):

@@ -126,6 +126,7 @@ def test_a_killed_process_is_named_and_can_go_on(jobs):
     ("word", "said"),
     [
         ("memory", "It ran out of memory: lower the group size"),
+        ("cuda", "Out of memory in the update: give a lower --micro-batch than 4."),
         ("crash", "RuntimeError: the transformer fell apart."),
         ("refuse", "The adapter in its folder does not fit."),
     ],

@@ -12,11 +12,13 @@ from pathlib import Path
 import gradio_client
 import numpy as np
 import pytest
+import torch
 from gradio_client.exceptions import AppError
 
 from demo.blocks import build_page, opening
+from demo.environment import STRANGERS
 from demo.run_store import RunStore
-from demo.service import PageError, PageService
+from demo.service import GenerateInput, PageError, PageService
 from demo.viewers.table import reward_table
 from tests.demo.fake_studio import FakeStudio
 from tests.demo.synthetic_run import render_clip, write_run
@@ -148,6 +150,40 @@ def test_only_named_actions_are_public(client):
     training = {f"/finetune_{action}" for action in ("start", "stop", "resume", "status", "list")}
     public = set(client.view_api(return_format="dict")["named_endpoints"])
     assert public == {"/generate", "/score", "/compare", *training}
+
+
+def test_every_setting_of_the_page_is_a_parameter(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    for name, settings in {
+        "/generate": {"steps", "guidance", "seed"},
+        "/compare": {"steps", "guidance", "seed"},
+    }.items():
+        assert settings <= {parameter["parameter_name"] for parameter in endpoints[name]["parameters"]}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")]
+)
+def test_a_lack_of_memory_is_one_line_and_the_models_make_room(service, studio, monkeypatch, error):
+    def run_out(*arguments, **options):
+        raise error
+
+    list(service.generate(GenerateInput(prompt=PROMPT)))
+    assert service.is_warm
+    with monkeypatch.context() as patched:
+        patched.setattr(studio, "generate", run_out)
+        with pytest.raises(PageError, match="ran out of memory") as caught:
+            list(service.generate(GenerateInput(prompt=PROMPT)))
+    assert "\n" not in str(caught.value)
+    assert not service.is_warm
+    *_, run = service.generate(GenerateInput(prompt=PROMPT))
+    assert run.prompt == PROMPT
+
+
+def test_steps_beyond_the_places_bound_are_refused(service, monkeypatch):
+    monkeypatch.setattr(service, "limits", STRANGERS)
+    with pytest.raises(PageError, match="51 denoising steps were asked for: at most 50"):
+        list(service.generate(GenerateInput(prompt=PROMPT, steps=51)))
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", str(Path(__file__).parents[2] / "app.py"), "demo/service.py"])

@@ -3,12 +3,9 @@
 Official checkpoints hold many tensors twice, and the encoders of geometric inputs that a video has no use for.
 """
 
-from pathlib import Path
-from typing import cast
-
 from vggrpo.latent_geometry.foundation.any4d import Any4D
 from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
-from vggrpo.latent_geometry.foundation.model_folder import Architecture, load_weights
+from vggrpo.latent_geometry.foundation.model_folder import Architecture
 from vggrpo.latent_geometry.foundation.weight_files import WeightLayout
 
 # Encoders of geometric inputs (poses, depths, rays, flow): unused where the input is a video.
@@ -54,8 +51,3 @@ ANY4D = Architecture(
     layout=WeightLayout(title="Any4D", stored_name=canonical_key),
     official_files=("any4d_4v_combined.pth",),
 )
-
-
-def load_any4d(folder: Path) -> Any4D:
-    """``load_weights`` of an Any4D, typed as one."""
-    return cast(Any4D, load_weights(folder, ANY4D))

@@ -30,22 +30,22 @@ def plane_positions(
     column, the second the row; of each half, sines come first, at frequencies from 1 down to 1 / ``POSITION_BASE``.
     """
     diagonal = math.hypot(*image)
-    extents = (image[1] / diagonal, image[0] / diagonal)
-    columns, rows = (
-        # Cell centres: the outermost ones lie half a cell inside the border.
-        torch.linspace(-1, 1, count, dtype=torch.float64, device=device) * extent * (count - 1) / count
-        for extent, count in zip(extents, reversed(grid), strict=True)
+    across, down = (
+        _waves(count, extent=extent / diagonal, channels=channels // 2).to(device, torch.float32)
+        for count, extent in zip(reversed(grid), reversed(image), strict=True)
     )
-    quarter = channels // 4
-    frequency = POSITION_BASE ** -(torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
+    return torch.cat([across[:, None].expand(-1, grid[0], -1), down[:, :, None].expand(-1, -1, grid[1])])
 
-    def waves(coordinate: Float[Tensor, " count"]) -> Float[Tensor, "half count"]:
-        angle = frequency[:, None] * coordinate
-        return torch.cat([angle.sin(), angle.cos()])
 
-    across = waves(columns)[:, None].expand(-1, grid[0], -1)
-    down = waves(rows)[:, :, None].expand(-1, -1, grid[1])
-    return torch.cat([across, down]).float()
+def _waves(count: int, *, extent: float, channels: int) -> Float[Tensor, "channels count"]:
+    """Sines, then cosines, of ``count`` cell centres from -``extent`` to ``extent``; float64."""
+    # On the CPU: some devices have no float64, and there is little to compute.
+    cpu = torch.device("cpu")
+    # The outermost centres lie half a cell inside the border.
+    centres = torch.linspace(-1, 1, count, dtype=torch.float64, device=cpu) * extent * (count - 1) / count
+    frequency = POSITION_BASE ** -(torch.arange(channels // 2, dtype=torch.float64, device=cpu) / (channels // 2))
+    angle = frequency[:, None] * centres
+    return torch.cat([angle.sin(), angle.cos()])
 
 
 def with_positions(x: Map, *, image: tuple[int, int]) -> Map:

@@ -8,6 +8,8 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from demo.blocks import build_page, make_service
+from demo.environment import SettingError
+from demo.job_queue import PageError
 
 ASSETS = Path(__file__).parent / "assets"
 

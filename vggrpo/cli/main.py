@@ -13,15 +13,18 @@ import tyro
 from vggrpo.cli import commands
 from vggrpo.cli.terminal import Outcome, note, show
 from vggrpo.cli.train_settings import starting_settings
+from vggrpo.runtime.checkpoint_folder import checkpoint_folders
 from vggrpo.runtime.errors import Cancelled, UserError
 
 PROGRAM = "python -m vggrpo"
-OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-_TERMINATED = 143
+OK, FAILED, MISUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 1 the machine's fault."""
+    """Run the command line.
+
+    Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 143 told to stop by SIGTERM, 1 the machine's fault.
+    """
     # Progress and results are ours to show; the libraries' banners would bury the one line that matters.
     for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("DIFFUSERS_VERBOSITY", "error"), ("TQDM_DISABLE", "1")):
         os.environ.setdefault(name, value)
@@ -41,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (KeyboardInterrupt, Cancelled):
             note("interrupted: nothing half-written was left.")
             return INTERRUPTED
+        except _TerminatedError:
+            note(_last_words(command))
+            return TERMINATED
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             note(f"error: {place}{error.strerror or error}; free space or choose another folder.")
@@ -63,8 +69,22 @@ class _TerminatedCleanly:
             signal.signal(signal.SIGTERM, self._previous)
 
 
+class _TerminatedError(SystemExit):
+    """SIGTERM outside a training loop, which hears it between two steps."""
+
+
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(_TERMINATED)
+    raise _TerminatedError(TERMINATED)
+
+
+def _last_words(command: commands.Command) -> str:
+    """What is left of a command that was told to stop while it loaded or prepared."""
+    if not isinstance(command, commands.PretrainCommand | commands.Train):
+        return "stopped: nothing half-written was left."
+    out: Path = getattr(command, "out", Path())
+    if checkpoint_folders(out):
+        return f"stopped before training went on: the checkpoints in {out} are whole; go on with --resume."
+    return "stopped before the first step: what was prepared is kept; run the same command again."
 
 
 def _parse(argv: list[str]) -> commands.Command:

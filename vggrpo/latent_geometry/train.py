@@ -142,6 +142,14 @@ class AlignmentData:
         source = self.generated if len(self.generated) and (wants_generated or not len(self.world)) else self.world
         return ClipPick(source=source, index=int(step.rng.integers(len(source))))
 
+    def picks(self) -> tuple[ClipPick, ...]:
+        """Every clip of both sources."""
+        return tuple(
+            ClipPick(source=source, index=index)
+            for source in (self.world, self.generated)
+            for index in range(len(source))
+        )
+
     def for_search(self, *, fitted: int, tested: int) -> "SearchClips":
         """The first clips of both sources, the last of which only measure the error."""
         fit, test = [], []

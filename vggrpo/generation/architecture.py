@@ -73,9 +73,10 @@ class Architecture:
         device = torch.get_default_device()
         return build_geometry(self.geometry, random_seed=0, size=self.geometry_size, device=device)
 
-    def build_latent_geometry(self, foundation: GeometryModel) -> LatentGeometryModel:
-        """Φ_g on a Φ: as it was trained, or cut early."""
-        return LatentGeometryModel(foundation, self.latent_geometry or self._untrained(foundation))
+    def build_latent_geometry(self, foundation: GeometryModel, *, copy_foundation: bool = True) -> LatentGeometryModel:
+        """Φ_g on a Φ (a copy of it, or Φ itself, which then reads no images): as it was trained, or cut early."""
+        config = self.latent_geometry or self._untrained(foundation)
+        return LatentGeometryModel(foundation, config, copy_foundation=copy_foundation)
 
     def _untrained(self, foundation: GeometryModel) -> LatentGeometryConfig:
         connector = ConnectorConfig.for_vae(

@@ -22,8 +22,8 @@ from vggrpo.generation.random_text import random_text
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.foundation.registry import geometry_info, load_geometry
 from vggrpo.latent_geometry.model import LatentGeometryModel
-from vggrpo.latent_geometry.provenance import read_trained_on, require_trained_on
 from vggrpo.latent_geometry.pixel_grid import resize_for_geometry
+from vggrpo.latent_geometry.provenance import read_trained_on, require_trained_on
 from vggrpo.latents import VideoVAE
 from vggrpo.policy.backbone import TextConditioner, cast_like_pretrained, load_transformer
 from vggrpo.policy.pipeline_folder import PipelineFolder, check_pipeline_folder
@@ -208,7 +208,9 @@ class _Loader:
             source = folder / info.hub_file
         if not is_shipped:
             self.listener.line(info.notice())
-        return load_geometry(info.name, source, device=device)
+        # Half the memory and several times the speed where it matters; its heads stay in fp32.
+        dtype = choose_dtype(device) if self.preset.is_released_model else torch.float32
+        return load_geometry(info.name, source, device=device, dtype=dtype)
 
     def _latent_geometry(self, geometry: Lazy[GeometryModel], vae: VideoVAE) -> LatentGeometryModel:
         """Φ_g on Φ, its LoRA merged. A Φ that nobody else asked for is taken over, not copied."""
@@ -245,11 +247,23 @@ def random_models(preset: Preset, architecture: Architecture) -> Models:
     is_large = preset.is_released_model
     device = choose_device() if is_large else torch.device("cpu")
     dtype = choose_dtype(device) if is_large else torch.float32
-    geometry: Lazy[GeometryModel] = Lazy(lambda: _seeded(architecture.build_geometry, device))
+
+    def make_geometry() -> GeometryModel:
+        model = cast(GeometryModel, _seeded(architecture.build_geometry, device))
+        if dtype == torch.bfloat16:
+            model.to_bfloat16()
+        return model
+
+    geometry = Lazy(make_geometry)
 
     def make_latent_geometry() -> LatentGeometryModel:
-        foundation = geometry.get()
-        return cast(LatentGeometryModel, _seeded(lambda: architecture.build_latent_geometry(foundation), device))
+        is_shared = geometry.is_loaded
+        foundation = geometry.get() if is_shared else make_geometry()
+
+        def build() -> LatentGeometryModel:
+            return architecture.build_latent_geometry(foundation, copy_foundation=is_shared)
+
+        return cast(LatentGeometryModel, _seeded(build, device))
 
     models = Models(
         vae=VideoVAE(source=Lazy(lambda: _seeded(architecture.build_vae, device)), config=architecture.sizes.vae),

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vggrpo import __version__
+from vggrpo.generation.first_frame import first_frame_latents
 from vggrpo.generation.guidance import Denoised, GuidanceComparison, guiding_reward
 from vggrpo.generation.models import LoadListener, Models, load_models
 from vggrpo.generation.options import LoadOptions, VideoSize
-from vggrpo.generation.request import PHASES, GenerateRequest, Progress, RewardSpaceName, read_first_frame
-from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
+from vggrpo.generation.request import PHASES, GenerateRequest, Progress, RewardSpaceName
+from vggrpo.latents import VideoVAE, frames_from_video
 from vggrpo.policy.adapter import load_adapter, remove_adapter
 from vggrpo.policy.guidance import GuidedSample, RewardGuidance, RewardGuide, sample_guided
 from vggrpo.policy.sampling import Conditions, draw_noise
@@ -298,13 +298,8 @@ class Studio:
         """Video in [-1, 1]."""
         return self.vae.decode_normalised(latents)
 
-    @torch.no_grad()
     def _first_frame(self, path: Path | None) -> Float[Tensor, "1 C 1 h w"] | None:
-        if path is None:
-            return None
-        image = np.asarray(read_first_frame(path, height=self.preset.height, width=self.preset.width))
-        video = video_from_frames(torch.from_numpy(image.copy())[None, None])
-        return self.vae.encode_normalised(video).tensor
+        return None if path is None else first_frame_latents(path, self.vae, preset=self.preset)
 
     def _known(self, prompt: str) -> str:
         """What the model reads of a prompt: where the vocabulary is closed, its known words. Raises a UserError."""

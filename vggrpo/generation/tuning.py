@@ -1,10 +1,13 @@
 """From a preset to what ``train`` needs: its models as a policy, a judge, and eyes for sample videos."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, UInt8
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from vggrpo.generation.first_frame import first_frame_latents
 from vggrpo.generation.models import LoadListener, Models, load_models
 from vggrpo.generation.options import LoadOptions
 from vggrpo.grpo.config import GrpoConfig
@@ -66,6 +69,12 @@ def grpo_models(preset: Preset, models: Models, *, config: GrpoConfig | None = N
     def decode(latents: Latents) -> UInt8[Tensor, "B N H W 3"]:
         return frames_from_video(vae.decode_normalised(latents))
 
+    first_frame = None
+    if config.first_frame is not None:
+        first_frame = first_frame_latents(config.first_frame, vae, preset=preset)
+    rewards = _reward_space(models, config)
+    if preset.is_released_model and config.reward_space == "latent":
+        vae.release()
     is_refreshable = models.geometry_source.is_loaded and config.reward_space == "latent"
     return GrpoModels(
         transformer=models.transformer,
@@ -73,13 +82,23 @@ def grpo_models(preset: Preset, models: Models, *, config: GrpoConfig | None = N
         negative=models.text.embed(preset.negative_prompt),
         check_prompt=reader.check,
         latent_shape=preset.latent_shape,
-        rewards=_reward_space(models, config),
+        rewards=rewards,
         decode=decode,
         fps=preset.fps,
         refreshable=(
             Refreshable(latent_geometry=models.latent_geometry, geometry=models.geometry) if is_refreshable else None
         ),
+        first_frame=first_frame,
+        **_releases(preset, models, config),
     )
+
+
+def _releases(preset: Preset, models: Models, config: GrpoConfig) -> dict[str, Callable[[], None]]:
+    """What may leave memory: of the embedded models nothing, they are small and quick to have."""
+    if not preset.is_released_model:
+        return {}
+    text: dict[str, Callable[[], None]] = {"release_text": models.text.release}
+    return text | ({"release_decoder": models.vae.release} if config.reward_space == "latent" else {})
 
 
 class PromptReader:
@@ -116,7 +135,9 @@ def unmerge_lora(model: nn.Module) -> None:
 
 def _reward_space(models: Models, config: GrpoConfig) -> RewardSpace:
     if config.reward_space == "latent":
+        models.latent_geometry.geometry_model.dense_chunk = config.dense_frames
         return LatentRewards(latent_geometry=models.latent_geometry, micro_batch=config.reward_batch)
+    models.geometry.dense_chunk = config.dense_frames
 
     return RgbRewards(
         decode=models.vae.decode_normalised, geometry=models.geometry_of_video, micro_batch=config.reward_batch

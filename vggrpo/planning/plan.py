@@ -180,7 +180,7 @@ class _Dtypes:
 
 def _dtypes(preset: Preset, machine: Machine) -> _Dtypes:
     if preset.is_released_model:
-        return _Dtypes(transformer=machine.dtype, vae=torch.float32, text=machine.dtype, geometry=torch.float32)
+        return _Dtypes(transformer=machine.dtype, vae=torch.float32, text=machine.dtype, geometry=machine.dtype)
     held = torch.float32 if preset.folders is None else machine.dtype
     return _Dtypes(transformer=held, vae=held, text=torch.float32, geometry=torch.float32)
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +23,7 @@ from tests.grpo.test_trainer import logged, state
 from tests.grpo.together import Together, start
 from tests.grpo.toy import CONFIG, PROMPTS, Brightness, make_models, run
 from vggrpo.grpo.config import GrpoConfig
+from vggrpo.grpo.processes import Processes
 from vggrpo.grpo.trainer import TrainProgress, train
 from vggrpo.policy.adapter import adapter_parameters
 from vggrpo.runtime.checkpoint_folder import checkpoint_folders
@@ -141,3 +145,24 @@ def wait_for_checkpoint(together: Together, out: Path) -> None:
         assert alive, together.said(0)
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "multi_node"])
+def test_shipped_configurations_are_read_as_they_are_meant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By accelerate's own parser, which refuses unknown keys; and by what its launcher would tell the processes."""
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
+    arguments = launch_command_parser().parse_args(
+        ["--config_file", str(CONFIGS / f"{name}.yaml"), "-m", "vggrpo", "train"]
+    )
+    filled, _, _ = _validate_launch_command(arguments)
+    environment = prepare_multi_gpu_env(filled)
+    assert (environment.get("ACCELERATE_USE_FSDP") == "true") == (name == "fsdp")
+    assert filled.num_machines == config.num_machines == (2 if name == "multi_node" else 1)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", environment.get("ACCELERATE_USE_FSDP", "false"))
+    processes = Processes.open(device=torch.device("cpu"), out=CONFIGS)
+    assert processes.shard_base == (name == "fsdp")
+    # One process alone has nobody to share with.
+    assert not processes.in_step

@@ -9,8 +9,7 @@ from torch import Tensor
 from tests.rewards.analytic import make_scene, truck_path
 from vggrpo.generation import Studio
 from vggrpo.grpo.reward_space import GUARDS, LatentRewards, RewardSpace, RgbRewards
-from vggrpo.rewards import judge
-from vggrpo.rewards import reward_names
+from vggrpo.rewards import judge, reward_names
 from vggrpo.types import Latents, SceneGeometry
 
 

@@ -38,7 +38,7 @@ class Together:
 
 
 def start(work: Callable[..., None], *arguments: object, count: int, folder: Path) -> Together:
-    """Run ``work(rank, *arguments)`` in ``count`` processes that find each other as accelerate's launcher sets it up."""
+    """Run ``work(rank, *arguments)`` in ``count`` processes that find each other as under accelerate."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

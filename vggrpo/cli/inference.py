@@ -12,6 +12,7 @@ from rich.table import Table
 from vggrpo.cli.commands import Bench, Examples, Generate, Score
 from vggrpo.cli.examples import PAIRS, PAIRS_FOLDER, adapter_name, chosen_examples, folder_of, thin, thin_pair_side
 from vggrpo.cli.model_choice import check_choice, open_studio
+from vggrpo.cli.phase_bench import bench_phases
 from vggrpo.cli.reward_bench import BENCH_PROMPT, bench_reward
 from vggrpo.cli.terminal import Outcome, PhaseProgress, note, rewards_table
 from vggrpo.cli.train_bench import bench_train
@@ -32,6 +33,8 @@ def run(command: Generate | Score | Bench | Examples) -> Outcome:
         return _score(command)
     if isinstance(command, Examples):
         return _examples(command)
+    if command.what == "phases":
+        return bench_phases(command)
     if command.what == "train":
         return bench_train(command)
     if command.what == "reward":

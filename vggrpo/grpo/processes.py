@@ -13,6 +13,7 @@ A process that dies takes the job with it: the others' next message fails (at on
 the launcher's hand under NCCL), and they say so in one line.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast
+from accelerate.utils import InitProcessGroupKwargs, broadcast
 from diffusers import WanTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor
@@ -74,7 +75,8 @@ class Processes:
             project_dir=out / "trackers",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
-        by_launcher = accelerator.distributed_type == DistributedType.FSDP
+        # What `accelerate launch` says of a configuration for FSDP.
+        by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
         return cls(accelerator=accelerator, shard_base=shard_base or by_launcher)
 
     @property

@@ -110,7 +110,7 @@ def _policy_costs(
     nothing = Cost(flops=0.0, peak_bytes=0.0)
     return PolicyCosts(
         weights_bytes=weights,
-        adapter_numbers=sum(p.numel() for p in adapter_parameters(transformer).values()),
+        adapter_numbers=float(sum(p.numel() for p in adapter_parameters(transformer).values())),
         rollout_step=dry_run(lambda: steps.velocity(config.guidance)),
         evaluation_step=dry_run(lambda: steps.velocity(config.evaluation_guidance)),
         reference_step=dry_run(steps.reference) if wants_reference else nothing,
@@ -213,7 +213,7 @@ def _reader_costs(reader: nn.Module, read: Callable[[], SceneGeometry]) -> Reade
         points.append(scene.depth.numel())
         return scene
 
-    return ReaderCosts(weights_bytes=bytes_of(reader), read=dry_run(work), points=points[0])
+    return ReaderCosts(weights_bytes=bytes_of(reader), read=dry_run(work), points=float(points[0]))
 
 
 def _held(model: GeometryModel, *, dtype: torch.dtype) -> GeometryModel:
@@ -260,9 +260,9 @@ def text_encoder_bytes(architecture: Architecture, *, dtype: torch.dtype) -> flo
     """Weights of the text encoder, which leaves when all prompts are embedded."""
     with META:
         encoder: Any = architecture.build_text_encoder()
-    return sum(parameter.numel() for parameter in encoder.parameters()) * dtype.itemsize
+    return float(sum(parameter.numel() for parameter in encoder.parameters()) * dtype.itemsize)
 
 
 def bytes_of(model: nn.Module) -> float:
     """Of parameters and buffers."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers())))

@@ -54,7 +54,7 @@ def dry_run(work: Callable[[], object]) -> Cost:
         result = work()
     kept = counter.held
     del result
-    return Cost(flops=counter.flops, peak_bytes=counter.peak, kept_bytes=kept)
+    return Cost(flops=counter.flops, peak_bytes=float(counter.peak), kept_bytes=float(kept))
 
 
 class _Counter(TorchDispatchMode):

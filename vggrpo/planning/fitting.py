@@ -66,7 +66,8 @@ def _remedied(planner: Planner, plan: Plan) -> _Remedied | None:
             return None
         tried.add(remedy.says)
         changed = planner.plan(remedy.applied(plan.config))
-        if changed.worst.peak_bytes < plan.worst.peak_bytes:
+        left = [phase.peak_bytes for phase in changed.phases if phase.name == plan.worst.name]
+        if max(left, default=0.0) < plan.worst.peak_bytes:
             name = remedy.says.split()[0]
             # A setting that is lowered again replaces what was said of it.
             said = [*(text for text in said if not text.startswith(name)), remedy.says]

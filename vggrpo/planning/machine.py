@@ -53,14 +53,14 @@ def this_machine(*, device: torch.device | None = None) -> Machine:
         properties = torch.cuda.get_device_properties(device)
         return Machine(
             name=properties.name,
-            memory_bytes=properties.total_memory,
+            memory_bytes=float(properties.total_memory),
             dtype=choose_dtype(device),
             context_bytes=_CUDA_CONTEXT,
         )
     memory = psutil.virtual_memory().total
     limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
     memory = min(memory, int(limit)) if limit.isdigit() else memory
-    return Machine(name=str(device), memory_bytes=memory, dtype=choose_dtype(device))
+    return Machine(name=str(device), memory_bytes=float(memory), dtype=choose_dtype(device))
 
 
 def measure_matrix_rate(device: torch.device, dtype: torch.dtype, *, size: int = 0, seconds: float = 0.5) -> float:

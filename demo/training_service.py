@@ -355,6 +355,6 @@ def _adapter_of(finetune: Finetune) -> AdapterChoice:
 
 
 def _has_gpu() -> bool:
-    from vggrpo.runtime.device import choose_device
+    from vggrpo.runtime.gpu import has_gpu
 
-    return choose_device().type != "cpu"
+    return has_gpu()

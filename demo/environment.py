@@ -115,14 +115,18 @@ class Environment:
         return self.place == "ZeroGPU"
 
 
+def read_place(variables: Mapping[str, str] | None = None) -> Place:
+    """Where the page runs."""
+    given = os.environ if variables is None else variables
+    if given.get("SPACES_ZERO_GPU", "").lower() in _YES:
+        return "ZeroGPU"
+    return "Space" if given.get("SPACE_ID") else "own machine"
+
+
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     """Read it from the process's environment. Raises ``SettingError`` for a port that is no number."""
     given = os.environ if variables is None else variables
-    place: Place = "own machine"
-    if given.get("SPACES_ZERO_GPU", "").lower() in _YES:
-        place = "ZeroGPU"
-    elif given.get("SPACE_ID"):
-        place = "Space"
+    place = read_place(given)
     is_public = place != "own machine" or given.get(PUBLIC, "").lower() in _YES
     why_no_training = NOT_ON_ZERO_GPU if place == "ZeroGPU" else ""
     if given.get(FINETUNE, "").lower() in _NO:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from demo.environment import Environment, read_environment
+from demo.environment import Environment, read_place
 from demo.job_queue import PageError, StepReport
 from demo.run_store import RunStore
 
@@ -109,7 +109,7 @@ def _do(blueprint: Blueprint, task: Any) -> Iterator[Any]:
 
 def _borrowed(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """``spaces.GPU`` on ZeroGPU; ``spaces`` looks for a marked function when the page starts, so at import time."""
-    if not read_environment().lends_gpu:
+    if read_place() != "ZeroGPU":
         return function
     import spaces
 

@@ -1,6 +1,7 @@
 """The page over HTTP, as ``gradio_client`` sees it: endpoints, errors, Cancel, and what is served."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -259,12 +260,18 @@ def test_builder_composes_the_training_captions_sentence(service):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
-    [(["--preset", "tinny"], "did you mean 'tiny'"), (["--runs", "/dev/null/runs"], "/dev/null")],
+    ("flags", "variables", "message"),
+    [
+        (["--preset", "tinny"], {}, "did you mean 'tiny'"),
+        (["--runs", "/dev/null/runs"], {}, "/dev/null"),
+        ([], {"PORT": "web"}, "PORT must be a port number, not 'web'"),
+    ],
 )
-def test_a_bad_flag_is_one_line_and_exit_code_2(flags, message):
+def test_a_bad_flag_is_one_line_and_exit_code_2(flags, variables, message):
     root = Path(__file__).parents[2]
-    ended = subprocess.run([sys.executable, "app.py", *flags], cwd=root, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "app.py", *flags], cwd=root, env=os.environ | variables, capture_output=True, text=True
+    )
     assert ended.returncode == 2
     assert message in ended.stderr.strip().splitlines()[-1]
     assert "Traceback" not in ended.stderr

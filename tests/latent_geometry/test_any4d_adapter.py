@@ -9,13 +9,14 @@ from torch.nn import functional as F
 from tests.latent_geometry.samples import exact_scene
 from vggrpo.geometry import so3
 from vggrpo.geometry.projection import rigid_inverse, rigid_matrix
+from vggrpo.latent_geometry.foundation import any4d_adapter
 from vggrpo.latent_geometry.foundation.any4d_adapter import (
     FlowSteps,
     anchored_poses,
-    flow_on_own_pixels,
     intrinsics_from_rays,
     to_decoded_frames,
     to_scene_geometry,
+    with_own_flow,
 )
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.types import SceneGeometry
@@ -165,9 +166,20 @@ def test_flow_of_some_frames_needs_their_neighbours_only(frames: list[int]) -> N
     dense = ("ray_directions", "depth_along_ray", "pts3d_cam", "pts3d", "scene_flow", "conf")
     masks = ("non_ambiguous_mask", "non_ambiguous_mask_logits")
     part = replace(output, **{name: getattr(output, name)[:, needed] for name in (*dense, *masks)})
-    scene = flow_on_own_pixels(to_decoded_frames(part, frames=needed).scene, steps=steps.among(needed))
+    reference = to_decoded_frames(part, frames=needed).scene
+    steps = steps.among(needed)
+    scene = with_own_flow(reference.map(lambda tensor: tensor[:, steps.own]), reference=reference, steps=steps)
     for name in whole.__dataclass_fields__:
         torch.testing.assert_close(getattr(scene, name), getattr(whole, name)[:, frames], msg=name)
+
+
+def test_frames_are_worked_on_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = translating_plane(5)
+    whole = to_scene_geometry(output)
+    monkeypatch.setattr(any4d_adapter, "PIXELS_AT_ONCE", 2 * 8 * 12)
+    part = to_scene_geometry(output)
+    for name in whole.__dataclass_fields__:
+        assert torch.equal(getattr(part, name), getattr(whole, name)), name
 
 
 def test_one_reference_view_has_no_flow() -> None:

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from vggrpo.geometry.so3 import matrix_from_quaternion
 from vggrpo.latent_geometry.foundation.any4d_adapter import (
     FlowSteps,
-    flow_on_own_pixels,
     to_decoded_frames,
     to_scene_geometry,
+    with_own_flow,
 )
 from vggrpo.latent_geometry.foundation.any4d_config import Any4DConfig
 from vggrpo.latent_geometry.foundation.any4d_dpt import DPTFeature, DPTRegressor
@@ -141,7 +141,9 @@ class Any4D(StitchableFoundation):
         needed = steps.needed()
         output = self.predict(features, grid=grid, selection=FrameSelection(dense=needed))
         decoded = to_decoded_frames(output, frames=needed)
-        return replace(decoded, scene=flow_on_own_pixels(decoded.scene, steps=steps.among(needed)))
+        steps = steps.among(needed)
+        chosen = decoded.scene.map(lambda tensor: tensor.index_select(1, steps.own))
+        return replace(decoded, scene=with_own_flow(chosen, reference=decoded.scene, steps=steps))
 
     def geometry(self, images: Float[Tensor, "B N 3 H W"]) -> SceneGeometry:
         """Φ(x), in the project's conventions."""

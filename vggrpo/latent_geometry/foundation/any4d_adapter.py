@@ -7,13 +7,14 @@ frame exactly; distance along the ray → z-depth; rays → intrinsics; flow on 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vggrpo.geometry.projection import pixel_grid, rigid_inverse, rigid_matrix
 from vggrpo.geometry.so3 import matrix_from_quaternion
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.base import DecodedFrames
+from vggrpo.latent_geometry.foundation.stitchable import PIXELS_AT_ONCE
 from vggrpo.types import SceneGeometry
 
 # A point of view 0 lands on view i's surface if its depth there agrees to this share; otherwise it is hidden.
@@ -33,7 +34,7 @@ def to_scene_geometry(output: Any4DOutput) -> SceneGeometry:
     if output.flow_grid == "self":
         return scene
     every = torch.arange(scene.num_frames, device=scene.depth.device)
-    return flow_on_own_pixels(scene, steps=FlowSteps.of(every, count=scene.num_frames))
+    return with_own_flow(scene, reference=scene, steps=FlowSteps.of(every, count=scene.num_frames))
 
 
 def to_decoded_frames(output: Any4DOutput, *, frames: Int[Tensor, " M"] | None) -> DecodedFrames:
@@ -75,6 +76,13 @@ def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N
     for the rays of a pinhole camera. Rays behind the camera (z <= 0) have no pixel and get no weight. Rays that no
     camera has (all alike or mirrored: an untrained model) get a centred camera as long as the image is wide.
     """
+    frames = rays.flatten(0, 1)
+    at_once = max(1, PIXELS_AT_ONCE // (rays.shape[2] * rays.shape[3]))
+    fitted = torch.cat([_fit_cameras(part) for part in frames.split(at_once)])
+    return fitted.unflatten(0, rays.shape[:2])
+
+
+def _fit_cameras(rays: Float[Tensor, "frames H W 3"]) -> Float[Tensor, "frames 3 3"]:
     height, width = rays.shape[-3:-1]
     precise = rays.double()
     pixels = pixel_grid(height, width, like=precise)
@@ -92,7 +100,7 @@ def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N
 
 
 def _fit_axis(
-    x: Float[Tensor, "B N H W"], z: Float[Tensor, "B N H W"], pixel: Float[Tensor, "H W"]
+    x: Float[Tensor, "frames H W"], z: Float[Tensor, "frames H W"], pixel: Float[Tensor, "H W"]
 ) -> tuple[Tensor, Tensor]:
     """Focal length and principal point of one image axis by the 2 × 2 normal equations."""
     target = pixel * z
@@ -130,37 +138,59 @@ class FlowSteps:
         own, earlier, later = (torch.searchsorted(frames, one) for one in (self.own, self.earlier, self.later))
         return FlowSteps(own=own, earlier=earlier, later=later)
 
+    def split(self, count: int) -> "tuple[FlowSteps, ...]":
+        """The same steps, ``count`` at a time."""
+        parts = zip(self.own.split(count), self.earlier.split(count), self.later.split(count), strict=True)
+        return tuple(FlowSteps(own=own, earlier=earlier, later=later) for own, earlier, later in parts)
 
-def flow_on_own_pixels(geometry: SceneGeometry, *, steps: FlowSteps) -> SceneGeometry:
-    """Flow given on view 0's pixels (towards each view's time) as flow of own pixels (towards the next frame).
+
+def with_own_flow(chosen: SceneGeometry, *, reference: SceneGeometry, steps: FlowSteps) -> SceneGeometry:
+    """The frames ``chosen`` (those of ``steps.own``) with their flow on their own pixels.
+
+    ``reference`` holds the frames that the steps need, view 0 first, with flow on view 0's pixels towards each view's
+    time. A few frames are worked on at once: every one needs several maps of its own.
+    """
+    batch, _, height, width = reference.depth.shape
+    parts = steps.split(max(1, PIXELS_AT_ONCE // (batch * height * width)))
+    carried = [_carry_flow(reference, steps=part) for part in parts]
+    reached = torch.cat([part.reached for part in carried], dim=1)
+    flow = torch.cat([part.flow for part in carried], dim=1)
+    return replace(chosen, scene_flow=flow, flow_valid=reached & chosen.valid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CarriedFlow:
+    flow: Float[Tensor, "B M H W 3"]
+    reached: Bool[Tensor, "B M H W"]
+
+
+def _carry_flow(geometry: SceneGeometry, *, steps: FlowSteps) -> _CarriedFlow:
+    """Flow of own pixels (towards the next frame), and where there is one.
 
     Point p of view 0 is at X_i = P_0(p) + F_i(p) at time i and moves by F_{i+1}(p) - F_i(p) from there. It is carried
-    to the pixel of view i that sees X_i; pixels that see no point of view 0 keep zero flow and ``flow_valid`` False.
-    ``geometry`` holds the frames that the steps need, view 0 first; the result those of ``steps.own``.
+    to the pixel of view i that sees X_i; pixels that see no point of view 0 keep zero flow and are not reached.
     """
     reference = geometry.scene_flow
-    chosen = geometry.map(lambda tensor: tensor.index_select(1, steps.own))
+    own_flow, own_depth = reference.index_select(1, steps.own), geometry.depth.index_select(1, steps.own)
     if geometry.num_frames == 1:
-        nothing = torch.zeros_like(chosen.valid)
-        return replace(chosen, scene_flow=torch.zeros_like(chosen.scene_flow), flow_valid=nothing)
+        return _CarriedFlow(flow=torch.zeros_like(own_flow), reached=torch.zeros_like(own_depth, dtype=torch.bool))
     moved = reference.index_select(1, steps.later) - reference.index_select(1, steps.earlier)
-    positions = geometry.points[:, :1] + chosen.scene_flow
-    camera = chosen.camera_from_world
+    positions = geometry.points[:, :1] + own_flow
+    camera = geometry.camera_from_world.index_select(1, steps.own)
     seen = torch.einsum("bnij,bnhwj->bnhwi", camera[..., :3, :3], positions) + camera[:, :, None, None, :3, 3]
-    pixel = torch.einsum("bnij,bnhwj->bnhwi", chosen.intrinsics, seen)
+    pixel = torch.einsum("bnij,bnhwj->bnhwi", geometry.intrinsics.index_select(1, steps.own), seen)
     depth = seen[..., 2]
     flat = _pixel_index(pixel, depth)
     inside = flat >= 0
     index = flat.clamp_min(0).flatten(2)
-    surface = chosen.depth.flatten(2).gather(2, index).unflatten(2, depth.shape[2:])
+    surface = own_depth.flatten(2).gather(2, index).unflatten(2, depth.shape[2:])
     on_surface = inside & geometry.valid[:, :1] & ((depth - surface).abs() < SURFACE_TOLERANCE * depth.abs())
     weight = on_surface.to(moved.dtype).flatten(2)
     total = torch.zeros_like(moved).flatten(2, 3)
     total = total.scatter_add(2, index[..., None].expand_as(total), moved.flatten(2, 3) * weight[..., None])
     count = torch.zeros_like(weight).scatter_add(2, index, weight)
     mean = (total / count.clamp_min(1)[..., None]).unflatten(2, depth.shape[2:])
-    reached = (count > 0).unflatten(2, depth.shape[2:])
-    return replace(chosen, scene_flow=mean, flow_valid=reached & chosen.valid)
+    return _CarriedFlow(flow=mean, reached=(count > 0).unflatten(2, depth.shape[2:]))
 
 
 def _pixel_index(pixel: Float[Tensor, "B N H W 3"], depth: Float[Tensor, "B N H W"]) -> Tensor:

@@ -148,7 +148,7 @@ def test_two_passes_are_one_batch_up_to_rounding(tmp_path: Path) -> None:
 
 
 def test_a_kernel_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--attention cudnn cannot be used here"):
+    with pytest.raises(UserError, match="--attention cudnn cannot be used on cpu"):
         run(tmp_path, replace(CONFIG, attention="cudnn"))
 
 

@@ -267,15 +267,16 @@ class _Measurement:
         from_latents = self._taken(lambda: by_latents.score(latents))
         from_video = self._taken(lambda: by_video.score(latents))
         size = (preset.num_frames, preset.height, preset.width)
-        kept = {"videos": count, "dense_frames": None, "dtype": torch.float32}
-        reading = latent_reader_costs(architecture, shape=shape, **kept).read.flops
-        seeing = image_reader_costs(architecture, size=size, **kept).read.flops
-        decoding = decoder_costs(architecture, shape=shape, videos=count, dtype=torch.float32).decode.flops
+        fp32 = torch.float32
+        reading = latent_reader_costs(architecture, shape=shape, videos=count, dense_frames=None, dtype=fp32).read
+        seeing = image_reader_costs(architecture, size=size, videos=count, dense_frames=None, dtype=fp32)
+        decoding = decoder_costs(architecture, shape=shape, videos=count, dtype=fp32)
+        seen = seeing.read.flops + decoding.decode.flops
         latent_gib = weights_mb(models.latent_geometry) / 1024
         video_gib = weights_mb(models.vae.model, cast("nn.Module", models.geometry)) / 1024
         return [
-            _cost("latent reward", from_latents, weights_gib=latent_gib, flops=reading, videos=count, passes=1),
-            _cost("rgb reward", from_video, weights_gib=video_gib, flops=seeing + decoding, videos=count, passes=1),
+            _cost("latent reward", from_latents, weights_gib=latent_gib, flops=reading.flops, videos=count, passes=1),
+            _cost("rgb reward", from_video, weights_gib=video_gib, flops=seen, videos=count, passes=1),
         ]
 
     def _taken(self, work: Callable[[], object]) -> _Taken:

@@ -6,16 +6,25 @@ by some 1e-5 in the log-probability (measured with inductor on a CPU), so window
 autograd on, as the replay does (``RolloutSettings.autograd_in_window``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from diffusers import WanTransformer3DModel
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.policy.adapter import remove_adapter
 from vggrpo.runtime.errors import UserError
 
 _AUTO = "native"
+_KERNELS: Mapping[str, SDPBackend] = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 
 
 @contextmanager
@@ -55,8 +64,12 @@ def compile_blocks(transformer: WanTransformer3DModel, config: GrpoConfig) -> No
 
 
 def _use_attention(transformer: WanTransformer3DModel, kernel: str) -> None:
+    """Try the kernel on a few numbers first: diffusers takes every name, and the first rollout would fail."""
+    tried = torch.zeros(1, 1, 8, transformer.config.attention_head_dim, device=transformer.device)
+    tried = tried.to(transformer.dtype)
     try:
-        transformer.set_attention_backend(f"_native_{kernel}")
-    except (RuntimeError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--attention {kernel} cannot be used here ({reason}): leave it out.") from error
+        with sdpa_kernel(_KERNELS[kernel]):
+            F.scaled_dot_product_attention(tried, tried, tried)
+    except RuntimeError as error:
+        raise UserError(f"--attention {kernel} cannot be used on {transformer.device}: leave it out.") from error
+    transformer.set_attention_backend(f"_native_{kernel}")

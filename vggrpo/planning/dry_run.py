@@ -144,7 +144,7 @@ def _fused_attention(counter: _Counter) -> Iterator[None]:
         out: Tensor = _FusedAttention.apply(query, key, value, counter)
         return out
 
-    F.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    F.scaled_dot_product_attention = attention
     try:
         yield
     finally:

@@ -136,8 +136,9 @@ class Planner:
         dtypes = _dtypes(preset, self.machine)
         architecture = self._once(models, lambda: architecture_of(preset, options))
         shape = preset.latent_shape
-        drawing = (config.micro_batch, config.group_size, config.guidance, config.evaluation_guidance)
-        drawing += (config.gradient_checkpointing, config.guidance_passes, config.kl, config.kl_weight)
+        guidance = (config.guidance, config.evaluation_guidance, config.guidance_passes)
+        distance = (config.kl, config.kl_weight)
+        drawing = (config.micro_batch, config.group_size, config.gradient_checkpointing, guidance, distance)
         judging = (config.reward_space, config.reward_batch, config.dense_frames)
 
         def decoder(videos: int) -> DecoderCosts:
@@ -201,7 +202,7 @@ class _Parts:
     @property
     def state_bytes(self) -> float:
         """Of one latent state of one video, fp32."""
-        return math.prod(self.shape) * _FP32
+        return float(math.prod(self.shape) * _FP32)
 
     def weights(self, config: GrpoConfig) -> dict[str, float]:
         """Bytes by model."""

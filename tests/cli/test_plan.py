@@ -36,7 +36,7 @@ def test_plans_that_cannot_be(run: Callable, options: tuple[object, ...], words:
 def test_train_refuses_what_cannot_fit_before_anything_is_written(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vggrpo.planning.machine.this_machine", lambda: described_machine(memory_gib=6, tflops=None))
+    monkeypatch.setattr("vggrpo.planning.machine.this_machine", lambda: described_machine(memory_gib=6.0, tflops=None))
     complaint = run("train", "--preset", "wan2.1-t2v-1.3b", "--offline", "--out", tmp_path / "run").complaint
     assert "embed phase of this training needs" in complaint
     assert "a GPU with 6 GiB" in complaint

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests.grpo.test_trainer import logged, state
-from tests.grpo.toy import CONFIG, Brightness, embed, make_models, run
+from tests.grpo.toy import CONFIG, SHAPE, Brightness, embed, make_models, run
 from vggrpo.grpo import learner, trainer
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.memory_errors import memory_advice, naming_the_setting
+from vggrpo.policy.rollout import collect
 from vggrpo.runtime.checkpoint_folder import checkpoint_folders
 from vggrpo.runtime.errors import UserError
 from vggrpo.types import Latents
@@ -126,7 +127,8 @@ def test_states_wait_in_main_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 OPTIONS = {
     "guidance in two passes": replace(CONFIG, guidance=4.0, guidance_passes="apart"),
     "attention written out": replace(CONFIG, attention="math"),
-    "compiled": replace(CONFIG, compile="aot_eager", evaluate_every=0, iterations=1),
+    # Two programs are compiled, with autograd and without; inductor takes minutes on a CPU (tried by hand: README).
+    "compiled": replace(CONFIG, compile="aot_eager", kl="none", groups=1),
 }
 
 
@@ -138,6 +140,25 @@ def test_options_keep_the_ratio_at_one(tmp_path: Path, config: GrpoConfig) -> No
     assert state(tmp_path, 1)
     # The models come back as they were.
     assert all(block._compiled_call_impl is None for block in models.transformer.blocks)
+
+
+def test_compiled_window_steps_are_drawn_as_they_are_replayed() -> None:
+    """With autograd on, in the window only; without compiling it makes no difference to any number."""
+    models = make_models()
+    seen: list[bool] = []
+    models.transformer.register_forward_pre_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    conditions = models.conditions("one", guidance=1.0)
+    plain, compiled = (replace(CONFIG, compile=name).rollout_settings for name in ("off", "inductor"))
+    drawn = [
+        collect(models.transformer, conditions, settings, shape=SHAPE, group=0, seed=3, count=2)
+        for settings in (plain, compiled)
+    ]
+    start, size = drawn[1].window_start, CONFIG.window_size
+    window = [start <= step < start + size for step in range(CONFIG.steps)]
+    assert seen == [False] * CONFIG.steps + window
+    assert torch.equal(drawn[0].log_prob, drawn[1].log_prob)
+    assert torch.equal(drawn[0].latents.tensor, drawn[1].latents.tensor)
+    assert not drawn[1].mean.requires_grad
 
 
 def test_two_passes_are_one_batch_up_to_rounding(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from vggrpo.runtime.errors import UserError
 from vggrpo.types import Latents
 
 GIB = 2**30
-CARD = described_machine(memory_gib=24, tflops=100)
+CARD = described_machine(memory_gib=24.0, tflops=100.0)
 WAN = training_defaults("wan2.1-t2v-1.3b")
 
 
@@ -80,7 +80,7 @@ class Ruler:
         self.asked += 1
         update = config.micro_batch * (1.0 if config.gradient_checkpointing else 10.0)
         reward = config.reward_batch * (1.0 if config.reward_space == "latent" else 3.0)
-        machine = replace(described_machine(memory_gib=self.gib, tflops=None), context_bytes=0.0, rounding=1.0)
+        machine = replace(described_machine(memory_gib=float(self.gib), tflops=None), context_bytes=0.0, rounding=1.0)
         phases = tuple(
             PhasePlan(name=name, resident_bytes=GIB, extra_bytes=size * GIB)
             for name, size in (("update", update), ("reward", reward))
@@ -91,10 +91,10 @@ class Ruler:
 @pytest.mark.parametrize(
     ("gib", "changed", "remedy"),
     [
-        (30, {}, "with 9.0 GiB, if you give --gradient-checkpointing."),
-        (5, {"gradient_checkpointing": True}, "5.0 GiB, if you give --micro-batch 4 --reward-batch 4."),
+        (30.0, {}, "with 9.0 GiB, if you give --gradient-checkpointing."),
+        (5.0, {"gradient_checkpointing": True}, "5.0 GiB, if you give --micro-batch 4 --reward-batch 4."),
         (2.5, {"gradient_checkpointing": True}, "2.0 GiB, if you give --micro-batch 1 --reward-batch 1."),
-        (3, {"micro_batch": 1, "reward_space": "rgb"}, "--reward-batch 1"),
+        (3.0, {"micro_batch": 1, "reward_space": "rgb"}, "--reward-batch 1"),
         (1.5, {}, "No memory setting makes it fit: give smaller --height"),
     ],
 )
@@ -110,8 +110,8 @@ def test_what_does_not_fit_comes_with_what_would(gib: float, changed: dict[str, 
 def test_refusal_names_phase_sizes_and_setting() -> None:
     config = replace(training_defaults("tiny"), micro_batch=8, gradient_checkpointing=False)
     with pytest.raises(UserError, match=r"update phase .* needs 81\.0 GiB, and a GPU with 30 GiB has 30\.0.*--grad"):
-        require_fits(cast(Planner, Ruler(gib=30)), config)
-    assert require_fits(cast(Planner, Ruler(gib=100)), config).fits
+        require_fits(cast(Planner, Ruler(gib=30.0)), config)
+    assert require_fits(cast(Planner, Ruler(gib=100.0)), config).fits
 
 
 def test_sharing_out_the_base_divides_it(monkeypatch: pytest.MonkeyPatch) -> None:

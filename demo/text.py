@@ -10,12 +10,14 @@ EMPTY_STAGE_TITLE = "Nothing on the stage yet"
 EMPTY_STAGE_HINT = "Write a prompt and press Generate, score a video of your own, or open an example from the Gallery."
 
 EMPTY_COMPARE_TITLE = "Nothing to compare yet"
-EMPTY_COMPARE_HINT = "Choose an adapter and press Compare: both sides get the same prompt and the same noise."
+EMPTY_COMPARE_HINT = (
+    "Press Compare: both sides get the same prompt and the same noise, one of them with an adapter or with reward guidance."
+)
 EMPTY_MANY_HINT = (
     "Both sides are judged on many prompts. Each reward then shows every video as a dot, and whether the difference is "
     "more than chance. A dot opens its prompt."
 )
-COMPARE_HINT = "The same prompt and the same noise on both sides, so every difference is the adapter's own doing."
+COMPARE_HINT = "The same prompt and noise on both sides, so every difference comes from the adapter or the guidance."
 MANY_PROMPTS_HINT = "Scenes that no training has seen, from this seed on"
 UPLOAD_HINT = "A LoRA in diffusers' format: .safetensors, at most {megabytes} MB, trained on this video model."
 
@@ -25,7 +27,8 @@ GALLERY_INTRO = "Example runs that ship with the page. They open at once, withou
 GALLERY_EMPTY = "No example runs are installed. Generate a video, or put run folders under assets/examples."
 
 PROMPT_PLACEHOLDER = "a red sphere and a blue cube on a grey checkered floor, the camera orbits left"
-FIRST_FRAME_HINT = "The video starts from this picture. It is cropped to a square."
+FIRST_FRAME_HINT = "The video starts from this picture. Its middle is cropped to the shape of the video."
+OTHER_MODELS = "Not here"
 SCORE_HINT = (
     "Measure any clip: a video (.mp4, .webm, .mov) is read by the geometry model, a geometry.npz is scored as it is "
     "without any model, and a run's latents.safetensors are read by the latent geometry model."

@@ -145,9 +145,10 @@ def _build_controls(service: CompareService, *, defaults: SamplingDefaults) -> _
     )
     seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="compare-seed")
     other = gr.Dropdown(choices, value=BASE_MODEL, label="Base", elem_id="compare-base")
-    other_guided = _guidance_switch()
+    other_guided = _guidance_switch(is_on=False)
     adapter = gr.Dropdown(choices, value=first_adapter(choices), label="Against", elem_id="compare-adapter")
-    adapter_guided = _guidance_switch()
+    # Without any adapter there still is something to compare at a press.
+    adapter_guided = _guidance_switch(is_on=adapter.value == BASE_MODEL)
     with gr.Column(visible=adapter.value == UPLOAD, elem_id="compare-upload-box") as box:
         gr.HTML(
             f'<p class="hint">{escape(UPLOAD_HINT.format(megabytes=LARGEST_ADAPTER_BYTES // 2**20))}</p>',
@@ -167,6 +168,10 @@ def _build_controls(service: CompareService, *, defaults: SamplingDefaults) -> _
         box,
         **_QUIET,
     )
+    # The guidance was on for want of an adapter; whoever wants both ticks it again.
+    adapter.input(
+        lambda key: gr.Checkbox(value=False) if key != BASE_MODEL else gr.skip(), adapter, adapter_guided, **_QUIET
+    )
     return _Controls(
         mode=mode,
         prompt=prompt,
@@ -184,9 +189,9 @@ def _build_controls(service: CompareService, *, defaults: SamplingDefaults) -> _
     )
 
 
-def _guidance_switch() -> gr.Checkbox:
+def _guidance_switch(*, is_on: bool) -> gr.Checkbox:
     """Whether a side's rewards guide its sampling."""
-    return gr.Checkbox(label="with reward guidance", value=False, container=False, elem_classes="guided")
+    return gr.Checkbox(label="with reward guidance", value=is_on, container=False, elem_classes="guided")
 
 
 def model_choices(service: CompareService, *, also: str = BASE_MODEL) -> list[tuple[str, str]]:
@@ -199,8 +204,8 @@ def model_choices(service: CompareService, *, also: str = BASE_MODEL) -> list[tu
 
 
 def first_adapter(choices: list[tuple[str, str]]) -> str:
-    """The first model that is not the base."""
-    return next(key for _, key in choices if key != BASE_MODEL)
+    """The first model that is not the base; the base where there is no other yet."""
+    return next((key for _, key in choices if key not in {BASE_MODEL, UPLOAD}), BASE_MODEL)
 
 
 def _wire_choices(service: CompareService, controls: _Controls, *, view: _View, tab: gr.Tab) -> None:

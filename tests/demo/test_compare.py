@@ -243,7 +243,7 @@ def test_the_lists_hold_the_base_what_ships_what_was_trained_and_an_upload(
         with_training.find_model("job-3")
     assert first_adapter(model_choices(with_training)) == "shipped.first"
     empty = CompareService(service.service, adapters=tmp_path / "none")
-    assert first_adapter(model_choices(empty)) == UPLOAD
+    assert first_adapter(model_choices(empty)) == BASE_MODEL
 
 
 def test_a_link_opens_its_pair_and_frame_and_leaves_the_other_stage_alone(service: CompareService) -> None:

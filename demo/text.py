@@ -11,7 +11,8 @@ EMPTY_STAGE_HINT = "Write a prompt and press Generate, score a video of your own
 
 EMPTY_COMPARE_TITLE = "Nothing to compare yet"
 EMPTY_COMPARE_HINT = (
-    "Press Compare: both sides get the same prompt and the same noise, one of them with an adapter or with reward guidance."
+    "Press Compare: both sides get the same prompt and the same noise, one of them with an adapter or with reward "
+    "guidance."
 )
 EMPTY_MANY_HINT = (
     "Both sides are judged on many prompts. Each reward then shows every video as a dot, and whether the difference is "

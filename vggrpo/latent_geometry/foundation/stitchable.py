@@ -5,7 +5,7 @@ A subclass names its encoder, the parts that need every digit, and the transform
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -54,9 +54,7 @@ class StitchableFoundation(Recomputing):
     @property
     def vit(self) -> VisionTransformer:
         """The frame-wise image encoder."""
-        encoder = self.get_submodule(self.encoder_name)
-        assert isinstance(encoder, VisionTransformer)
-        return encoder
+        return cast(VisionTransformer, self.get_submodule(self.encoder_name))
 
     @property
     def patch_size(self) -> int:

@@ -156,10 +156,10 @@ def require_kind(path: Path) -> None:
     Raises:
         UserError: one of these is not so.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is no weight file that is read here: give a file ending in {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no weight file at {path}")
+    if path.suffix not in SUFFIXES or not path.is_file():
+        raise UserError(f"{path} is no weight file that is read here: give a file ending in {', '.join(SUFFIXES)}")
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise UserError(f"{path} is only a git-lfs pointer: fetch the file itself (git lfs pull)")
@@ -210,14 +210,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        what = "is truncated or no checkpoint" if not zipfile.is_zipfile(path) else "holds more than tensors"
-        raise UserError(f"{path} {what}; it was not read: fetch it again, or as safetensors") from error
+        raise UserError(f"{path} {_why_unread(path)}") from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
         raise UserError(f"{path} is truncated or no checkpoint ({first_line(error)}); fetch it again") from error
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict of tensors")
     return state
+
+
+def _why_unread(path: Path) -> str:
+    """Why torch refuses a checkpoint in which it looks for tensors only."""
+    if not zipfile.is_zipfile(path):
+        return "is truncated or no checkpoint; fetch it again"
+    # Found by looking at the file, which runs nothing.
+    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    named = f" ({', '.join(foreign[:3])})" if foreign else ""
+    return f"holds more than tensors{named}, which could run code: save its tensors as safetensors where you trust it"
 
 
 def first_line(error: BaseException) -> str:

@@ -247,7 +247,7 @@ class _Job:
         stitching = json.loads((out / STITCHING_NAME).read_text(encoding="utf-8"))
         record = TrainedOn(
             preset=preset.name,
-            geometry=self.models_geometry,
+            geometry=self._geometry_name,
             vae=vae_sketch,
             foundation=weights_sketch(cast("nn.Module", self.teacher)),
             block=stitching["block"],
@@ -265,7 +265,7 @@ class _Job:
         write_trained_on(out / "model", record)
 
     @property
-    def models_geometry(self) -> str:
+    def _geometry_name(self) -> str:
         """The name of Φ's architecture."""
         from vggrpo.latent_geometry.foundation.registry import GEOMETRY_MODELS
 

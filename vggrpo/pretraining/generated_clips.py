@@ -84,16 +84,17 @@ def generate_clips(
     patch_size: int = 16,
 ) -> GeneratedClips:
     """A clip of each prompt, seeded by its number, into ``folder``; those already there are kept."""
-    text.prepare([*prompts, settings.negative_prompt])
     cache = TensorCache(folder)
     models = f"{weights_sketch(transformer)[:12]}:{vae_key(vae)}"
     described = hashlib.sha256(json.dumps(asdict(settings)).encode()).hexdigest()[:12]
     names = [f"generated:{models}:{described}:{index}:{prompt}" for index, prompt in enumerate(prompts)]
-    for index in track(range(len(names)), description="generating clips", console=Console(stderr=True)):
-        if not cache.has(names[index]):
-            cache.put(
-                names[index], _generated(transformer, text, vae, prompt=prompts[index], seed=index, settings=settings)
-            )
+    missing = [index for index, name in enumerate(names) if not cache.has(name)]
+    if missing:
+        # All at once, so that a large text encoder is loaded once and leaves before the first video.
+        text.prepare([*(prompts[index] for index in missing), settings.negative_prompt])
+    for index in track(missing, description="generating clips", console=Console(stderr=True)):
+        made = _generated(transformer, text, vae, prompt=prompts[index], seed=index, settings=settings)
+        cache.put(names[index], made)
     return GeneratedClips(names, cache, patch_size=patch_size)
 
 

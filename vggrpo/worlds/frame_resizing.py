@@ -31,21 +31,24 @@ def _edges(size: int, *, extent: float, count: int) -> Float[np.ndarray, " edges
 
 
 def _resample(values: np.ndarray, edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, "cells ..."]:
-    """Values along the first axis, one a cell: means over cells, or between centres where cells are less than a pixel.
-
-    The mean is a difference of the integral of the values at two edges, which is exact for any edges.
-    """
+    """Values along the first axis, one a cell: its mean, or between pixel centres where a cell is less than a pixel."""
+    left, right = edges[:-1], edges[1:]
     cell = edges[1] - edges[0]
     if cell < 1:
-        return _between_centres(values, (edges[1:] + edges[:-1]) / 2 - 0.5)
-    first, last = int(np.floor(edges[0])), int(np.ceil(edges[-1]))
-    used = values[first:last].astype(np.float64)
-    integral = np.concatenate([np.zeros_like(used[:1]), np.cumsum(used, axis=0)])
-    places = edges - first
-    whole = np.minimum(places.astype(int), len(used) - 1)
-    part = (places - whole).reshape(-1, *[1] * (used.ndim - 1))
-    at_edges = integral[whole] + part * used[whole]
-    return np.diff(at_edges, axis=0) / cell
+        return _between_centres(values, (left + right) / 2 - 0.5)
+    first = np.floor(left).astype(int)
+    total = np.zeros((len(left), *values.shape[1:]), dtype=np.float32)
+    # The first pixel under every cell, then the second, …: few rounds of whole rows.
+    for offset in range(int((np.ceil(right) - first).max())):
+        pixel = first + offset
+        covered = (np.minimum(right, pixel + 1) - np.maximum(left, pixel)).clip(0) / cell
+        total += values[np.minimum(pixel, len(values) - 1)] * _column(covered, values)
+    return total
+
+
+def _column(weights: Float[np.ndarray, " cells"], values: np.ndarray) -> Float[np.ndarray, "cells ..."]:
+    """Weights of the first axis, to multiply values of any number of axes."""
+    return weights.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _between_centres(values: np.ndarray, places: Float[np.ndarray, " cells"]) -> Float[np.ndarray, "cells ..."]:
@@ -53,5 +56,5 @@ def _between_centres(values: np.ndarray, places: Float[np.ndarray, " cells"]) ->
     inside = places.clip(0, len(values) - 1)
     lower = np.minimum(inside.astype(int), max(len(values) - 2, 0))
     upper = np.minimum(lower + 1, len(values) - 1)
-    part = (inside - lower).reshape(-1, *[1] * (values.ndim - 1))
+    part = _column(inside - lower, values)
     return values[lower] * (1 - part) + values[upper] * part

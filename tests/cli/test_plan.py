@@ -40,6 +40,7 @@ def test_train_refuses_what_cannot_fit_before_anything_is_written(
     complaint = run("train", "--preset", "wan2.1-t2v-1.3b", "--offline", "--out", tmp_path / "run").complaint
     assert "embed phase of this training needs" in complaint
     assert "a GPU with 6 GiB" in complaint
+    assert "--shard-base" in complaint
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,6 @@
 """Plans: what fits, what is named when it does not, and that the goal holds: a 24 GB card trains Wan 2.1."""
 
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from vggrpo.generation.architecture import architecture_of
 from vggrpo.generation.models import load_models
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.defaults import training_defaults
+from vggrpo.planning.costs import latent_reader_costs
 from vggrpo.planning.fitting import remedy_of, require_fits
 from vggrpo.planning.machine import described_machine, measure_matrix_rate, this_machine
 from vggrpo.planning.plan import PhasePlan, Plan, Planner
@@ -52,7 +52,7 @@ def test_operations_agree_with_the_reference(goal: Plan) -> None:
 
 
 def test_memory_of_tiny_debug_is_what_it_takes() -> None:
-    """Weights to the byte; the reward's peak within a tenth of what the CPU's kernels take."""
+    """Weights to the byte; peaks within a third of what the CPU's kernels take, which need scratch memory."""
     config = training_defaults("tiny-debug")
     plan = Planner(this_machine(device=torch.device("cpu"))).plan(config)
     models = load_models(get_preset("tiny-debug"))
@@ -65,27 +65,34 @@ def test_memory_of_tiny_debug_is_what_it_takes() -> None:
         decoding = peak_allocation_mb(
             lambda: models.vae.decode_normalised(Latents(tensor=latents.tensor[:1])), device=torch.device("cpu")
         )
-    assert plan.phase("reward").extra_bytes > reading
-    assert plan.phase("samples").extra_bytes == pytest.approx(decoding * 2**20, rel=0.5)
+    architecture = architecture_of(get_preset("tiny-debug"))
+    shape = get_preset("tiny-debug").latent_shape
+    costs = latent_reader_costs(
+        architecture, shape=shape, videos=config.reward_batch, dense_frames=None, dtype=torch.float32
+    )
+    assert costs.read.peak_bytes == pytest.approx(reading, rel=0.3)
+    assert plan.phase("samples").extra_bytes == pytest.approx(decoding * 2**20, rel=0.3)
 
 
-@dataclass
-class Ruler:
-    """Stands in for a planner: each phase takes what a simple rule says."""
+class Ruler(Planner):
+    """A planner whose phases take what a simple rule says."""
 
-    gib: float
-    asked: int = 0
+    def __init__(self, gib: float) -> None:
+        machine = described_machine(memory_gib=gib, tflops=None)
+        super().__init__(replace(machine, context_bytes=0.0, rounding=1.0))
+        self.asked = 0
 
     def plan(self, config: GrpoConfig) -> Plan:
         self.asked += 1
         update = config.micro_batch * (1.0 if config.gradient_checkpointing else 10.0)
         reward = config.reward_batch * (1.0 if config.reward_space == "latent" else 3.0)
-        machine = replace(described_machine(memory_gib=float(self.gib), tflops=None), context_bytes=0.0, rounding=1.0)
         phases = tuple(
             PhasePlan(name=name, resident_bytes=GIB, extra_bytes=size * GIB)
             for name, size in (("update", update), ("reward", reward))
         )
-        return Plan(config=config, preset=get_preset("tiny"), machine=machine, processes=1, weights={}, phases=phases)
+        return Plan(
+            config=config, preset=get_preset("tiny"), machine=self.machine, processes=1, weights={}, phases=phases
+        )
 
 
 @pytest.mark.parametrize(
@@ -100,9 +107,8 @@ class Ruler:
 )
 def test_what_does_not_fit_comes_with_what_would(gib: float, changed: dict[str, object], remedy: str) -> None:
     config = replace(training_defaults("tiny"), micro_batch=8, gradient_checkpointing=False)
-    ruler = Ruler(gib=gib)
-    planner = cast(Planner, ruler)
-    said = remedy_of(planner, ruler.plan(replace(config, **changed)))
+    ruler = Ruler(gib)
+    said = remedy_of(ruler, ruler.plan(replace(config, **changed)))
     assert remedy in said
     assert ruler.asked < 20
 
@@ -110,11 +116,11 @@ def test_what_does_not_fit_comes_with_what_would(gib: float, changed: dict[str, 
 def test_refusal_names_phase_sizes_and_setting() -> None:
     config = replace(training_defaults("tiny"), micro_batch=8, gradient_checkpointing=False)
     with pytest.raises(UserError, match=r"update phase .* needs 81\.0 GiB, and a GPU with 30 GiB has 30\.0.*--grad"):
-        require_fits(cast(Planner, Ruler(gib=30.0)), config)
-    assert require_fits(cast(Planner, Ruler(gib=100.0)), config).fits
+        require_fits(Ruler(30.0), config)
+    assert require_fits(Ruler(100.0), config).fits
 
 
-def test_sharing_out_the_base_divides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharing_out_the_base_divides_it() -> None:
     config = replace(training_defaults("tiny-debug"), shard_base=True)
     machine = this_machine(device=torch.device("cpu"))
     alone, shared = (Planner(machine, processes=count).plan(config) for count in (1, 2))

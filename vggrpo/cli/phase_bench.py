@@ -199,14 +199,23 @@ class _Measurement:
 
     def costs(self) -> list[PhaseCost]:
         """Measure; the transformer comes back without its adapter."""
+        from vggrpo.grpo.memory_errors import is_out_of_memory
         from vggrpo.grpo.transformer_options import as_configured
         from vggrpo.policy.adapter import add_adapter
 
         transformer = self.models.transformer
-        with as_configured(transformer, self.config):
-            add_adapter(transformer, self.config.lora_settings, seed=_SEED)
-            found = self._policy_costs()
-        return [*found, *self._reward_costs()]
+        try:
+            with as_configured(transformer, self.config):
+                add_adapter(transformer, self.config.lora_settings, seed=_SEED)
+                found = self._policy_costs()
+            return [*found, *self._reward_costs()]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = f"{self.preset.width}×{self.preset.height}×{self.preset.num_frames}"
+            raise UserError(
+                f"out of memory at {size}: give a lower --micro-batch than {self.config.micro_batch}."
+            ) from error
 
     def _policy_costs(self) -> list[PhaseCost]:
         """Rollout and update of one group."""

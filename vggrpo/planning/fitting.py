@@ -39,6 +39,8 @@ def require_fits(planner: Planner, config: GrpoConfig) -> Plan:
 
 def remedy_of(planner: Planner, plan: Plan) -> str:
     """What makes a plan fit that does not, in a sentence."""
+    if plan.worst.name == "embed":
+        return "The models' weights alone are too large: take a larger device, or several with --shard-base."
     found = _remedied(planner, plan)
     if found is None:
         return (

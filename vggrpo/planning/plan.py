@@ -1,7 +1,7 @@
 """Memory and time of a training by phase, before anything of it is loaded.
 
     resident    transformer, adapter with gradient-free copies (average, Adam), and the judge: there all the time
-    embed       the text encoder alone, which leaves before the others come
+    embed       the text encoder beside all of that, which leaves when all prompts are embedded
     rollout     one denoising step of a micro-batch, and the window states of a group
     guard       the same for the base's videos
     reward      latent: Φ_g's pass over a batch. rgb: the decoded videos, then Φ's. Then the rewards themselves
@@ -111,7 +111,7 @@ class Planner:
         parts = self._parts(config, preset)
         resident = parts.resident_bytes(config, processes=self.processes)
         phases = (
-            PhasePlan(name="embed", resident_bytes=0.0, extra_bytes=parts.text_bytes),
+            PhasePlan(name="embed", resident_bytes=resident, extra_bytes=parts.text_bytes),
             *_iteration(config, parts, resident=resident, groups=config.groups / self.processes),
             *_occasional(config, parts, resident=resident, processes=self.processes),
         )

@@ -275,6 +275,7 @@ def _request(
         guidance=asked.guidance,
         adapter=model.path,
         reward_guidance=RewardGuidance() if side.guided else None,
+        reward_space=service.reward_space(service.preset),
     )
 
 

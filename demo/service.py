@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 from demo import zero_gpu_service
 from demo.environment import Environment
 from demo.job_queue import JobQueue, PageError, Report, ShouldStop, StepReport
+from demo.preset_service import PresetOption, preset_option, preset_options
 from demo.results import RunResult, UnreadableRun, read_run
 from demo.run_store import RunStore, UnknownRun
 from demo.upload_service import Admitted, admitted
@@ -119,6 +120,18 @@ class PageService:
         preset = self._get_preset()
         return SamplingDefaults(steps=preset.steps, guidance=preset.guidance)
 
+    def presets(self) -> tuple[PresetOption, ...]:
+        """What this server can draw with, its own preset first, and why it cannot with the rest."""
+        return preset_options(self.preset)
+
+    def preset_option(self, name: str) -> PresetOption:
+        """One preset as the page offers it. Raises ``PageError`` for a name that does not exist."""
+        return preset_option(self._get_preset(name))
+
+    def reward_space(self, preset: str) -> Literal["latent", "rgb"]:
+        """Where rewards are read: from latents, where this server has the model for it."""
+        return "latent" if self.preset_option(preset).can_guide else "rgb"
+
     def open_run(self, run_id: str) -> RunResult:
         """Read a run or an example. Raises ``PageError``."""
         try:
@@ -134,11 +147,11 @@ class PageService:
         """Reports, then a run with the rewards of the visitor's own file. Raises ``PageError``."""
         return self.run_job(Scoring(file=file, kind=kind))
 
-    def unknown_words(self, prompt: str) -> list[str]:
+    def unknown_words(self, prompt: str, *, preset: str | None = None) -> list[str]:
         """Words that the embedded model has never seen, in order; none for presets with an open vocabulary."""
         from vggrpo.worlds import vocabulary
 
-        if not self._get_preset().closed_vocabulary:
+        if not self._get_preset(preset).closed_vocabulary:
             return []
 
         return vocabulary.unknown_words(prompt)
@@ -179,13 +192,13 @@ class PageService:
             most_objects=words.NUMBER_OF_OBJECTS[1],
         )
 
-    def _get_preset(self) -> Any:
-        """The preset's configuration. Raises ``PageError`` for a name that does not exist."""
+    def _get_preset(self, name: str | None = None) -> Any:
+        """A preset's configuration, by default the server's. Raises ``PageError`` for a name that does not exist."""
         from vggrpo.presets import get_preset
         from vggrpo.runtime.errors import UserError
 
         try:
-            return get_preset(self.preset)
+            return get_preset(name or self.preset)
         except UserError as error:
             raise PageError(str(error)) from error
 
@@ -259,6 +272,9 @@ class Generation:
         asked = self.asked
         require_steps(asked.steps, service=service)
         preset = asked.preset or service.preset
+        option = service.preset_option(preset)
+        if option.why_not:
+            raise PageError(option.why_not)
         with ExitStack() as stack:
             first_frame = asked.first_frame
             if first_frame is not None:
@@ -272,6 +288,7 @@ class Generation:
                 guidance=asked.guidance,
                 first_frame=first_frame,
                 reward_guidance=_reward_guidance(asked),
+                reward_space=service.reward_space(preset),
             )
             studio = service.studio(preset, report=report)
             run_id = service.store.new_run()
@@ -304,7 +321,8 @@ class Scoring:
             if should_stop():
                 raise PageError("Cancelled. Nothing was kept.")
             if self.kind == "latents":
-                scoring.score_latents(read.path, target, studio)
+                space = service.reward_space(service.preset)
+                scoring.score_latents(read.path, target, studio, reward_space=space)
             else:
                 scoring.score_frames(_frames(read), target, studio, name=self.file.name)
         return service.open_run(run_id)
@@ -363,7 +381,8 @@ def _choice(value: object, known: Mapping[str, Any] | tuple[str, ...], what: str
 
 
 def _load_studio(preset: str) -> Any:
-    """The real models."""
+    """The real models. A visitor never makes the server fetch gigabytes: whoever runs it does that before."""
     from vggrpo.generation import Studio
+    from vggrpo.generation.options import LoadOptions
 
-    return Studio.load(preset)
+    return Studio.load(preset, LoadOptions(offline=True))

@@ -13,9 +13,10 @@ import gradio as gr
 
 from demo.job_queue import MOST_AT_ONCE
 from demo.panels.progress import error_html, progress_html
+from demo.preset_service import PresetOption
 from demo.results import RunResult, UnreadableRun
 from demo.service import GenerateInput, PageError, PageService, SamplingDefaults, StepReport, kind_of_file
-from demo.text import FIRST_FRAME_HINT, GUIDANCE_HINT, PROMPT_PLACEHOLDER, SCORE_HINT, UNKNOWN_WORDS
+from demo.text import FIRST_FRAME_HINT, GUIDANCE_HINT, OTHER_MODELS, PROMPT_PLACEHOLDER, SCORE_HINT, UNKNOWN_WORDS
 from demo.viewers.stage import PageFiles, build_stage, payload, prepare, read_scripts
 
 ONE_JOB = "studio"
@@ -23,6 +24,7 @@ ONE_JOB = "studio"
 
 SCORED_TYPES = [".mp4", ".webm", ".mov", ".mkv", ".avi", ".npz", ".safetensors"]
 MOST_REWARD_GUIDANCE = 100
+MOST_STEPS = 50
 NOTHING_CHOSEN = "Choose a video, a geometry.npz or a latents.safetensors first."
 FIRST_SCENE = {
     "objects": [
@@ -49,6 +51,8 @@ class GeneratePanel:
 class _Controls:
     """Widgets of the left column."""
 
+    preset: gr.Dropdown
+    about_preset: gr.HTML
     prompt: gr.Textbox
     words: gr.HTML
     builder: gr.HTML
@@ -56,8 +60,10 @@ class _Controls:
     dice: gr.Button
     steps: gr.Slider
     guidance: gr.Slider
+    guidance_section: gr.Accordion
     reward_guidance: gr.Slider
     reward_guidance_every: gr.Slider
+    first_frame_section: gr.Accordion
     first_frame: gr.Image
     generate: gr.Button
     cancel: gr.Button
@@ -74,12 +80,14 @@ def build_generate(service: PageService, *, defaults: SamplingDefaults) -> Gener
             notice = gr.HTML("", elem_id="notice", apply_default_css=False)
             stage = build_stage()
     _wire_words(service, controls)
+    _wire_preset(service, controls)
     _wire_jobs(service, controls, notice=notice, stage=stage)
     return GeneratePanel(prompt=controls.prompt, seed=controls.seed, notice=notice, stage=stage)
 
 
 def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Controls:
     """The left column."""
+    own = service.preset_option(service.preset)
     prompt = gr.Textbox(
         service.compose(FIRST_SCENE),
         label="Prompt",
@@ -89,16 +97,19 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
         elem_id="prompt",
     )
     words = gr.HTML("", elem_id="unknown-words", apply_default_css=False)
-    builder = _build_prompt_builder(service)
+    builder = _build_prompt_builder(service, visible=own.closed_vocabulary)
     with gr.Row(elem_id="seed-row"):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed")
         dice = gr.Button("⚄", elem_id="dice", min_width=44, scale=0)
+    preset, about_preset = _build_preset(service, own)
     with gr.Accordion("Sampling", open=False):
-        steps = gr.Slider(1, 50, defaults.steps, step=1, label="Steps", info="More steps draw more carefully")
+        steps = gr.Slider(1, MOST_STEPS, defaults.steps, step=1, label="Steps", info="More steps draw more carefully")
         guidance = gr.Slider(
             1.0, 12.0, defaults.guidance, step=0.5, label="Guidance", info="How strictly the video follows the prompt"
         )
-    with gr.Accordion("Reward guidance", open=False, elem_id="reward-guidance-section"):
+    with gr.Accordion(
+        "Reward guidance", open=False, visible=own.can_guide, elem_id="reward-guidance-section"
+    ) as guidance_section:
         gr.HTML(f'<p class="hint">{escape(GUIDANCE_HINT)}</p>', apply_default_css=False)
         reward_guidance = gr.Slider(
             0, MOST_REWARD_GUIDANCE, 0, step=1, label="Scale", info="0 is off", elem_id="reward-guidance"
@@ -106,7 +117,9 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
         reward_guidance_every = gr.Slider(
             1, 10, 2, step=1, label="Every n-th step", info="Fewer guided steps are faster and steer less"
         )
-    with gr.Accordion("First frame", open=False):
+    with gr.Accordion(
+        "First frame", open=False, visible=own.takes_first_frame, elem_id="first-frame-section"
+    ) as first_frame_section:
         gr.HTML(f'<p class="hint">{escape(FIRST_FRAME_HINT)}</p>', apply_default_css=False)
         first_frame = gr.Image(
             type="filepath", sources=["upload", "clipboard"], show_label=False, height=170, elem_id="first-frame"
@@ -118,6 +131,8 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
         file = gr.File(file_types=SCORED_TYPES, show_label=False, height=110, elem_id="score-file")
         score = gr.Button("Score", elem_id="score")
     return _Controls(
+        preset=preset,
+        about_preset=about_preset,
         prompt=prompt,
         words=words,
         builder=builder,
@@ -125,8 +140,10 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
         dice=dice,
         steps=steps,
         guidance=guidance,
+        guidance_section=guidance_section,
         reward_guidance=reward_guidance,
         reward_guidance_every=reward_guidance_every,
+        first_frame_section=first_frame_section,
         first_frame=first_frame,
         generate=generate,
         cancel=cancel,
@@ -135,7 +152,64 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
     )
 
 
-def _build_prompt_builder(service: PageService) -> gr.HTML:
+def _build_preset(service: PageService, own: PresetOption) -> tuple[gr.Dropdown, gr.HTML]:
+    """The choice of the model, what it is, and why the others cannot be chosen."""
+    options = service.presets()
+    usable = [option.name for option in options if not option.why_not or option.name == own.name]
+    with gr.Accordion("Model", open=bool(own.why_not), elem_id="preset-section"):
+        preset = gr.Dropdown(usable, value=own.name, show_label=False, label="Model", elem_id="preset")
+        about = gr.HTML(preset_html(own), apply_default_css=False)
+        others = [option for option in options if option.name not in usable]
+        if others:
+            listed = "".join(f"<li><b>{escape(one.name)}</b> {escape(one.why_not)}</li>" for one in others)
+            gr.HTML(
+                f'<div class="hint"><p>{escape(OTHER_MODELS)}</p><ul class="not-here">{listed}</ul></div>',
+                elem_id="presets-not-here",
+                apply_default_css=False,
+            )
+    return preset, about
+
+
+def preset_html(option: PresetOption) -> str:
+    """What a preset is, what it draws, and what to know of it."""
+    lines = [option.summary, option.size]
+    warning = option.why_not or option.note
+    notice = f'<div class="notice" role="status">{escape(warning)}</div>' if warning else ""
+    return "".join(f'<p class="hint">{escape(line)}</p>' for line in lines) + notice
+
+
+def _wire_preset(service: PageService, controls: _Controls) -> None:
+    """Another model: its own numbers, and only the inputs that it takes."""
+
+    def on_preset(name: str) -> list[Any]:
+        option = service.preset_option(name)
+        return [
+            preset_html(option),
+            option.steps,
+            option.guidance,
+            gr.HTML(visible=option.closed_vocabulary),
+            gr.Accordion(visible=option.takes_first_frame),
+            None,
+            gr.Accordion(visible=option.can_guide),
+            0,
+        ]
+
+    outputs = [
+        controls.about_preset,
+        controls.steps,
+        controls.guidance,
+        controls.builder,
+        controls.first_frame_section,
+        controls.first_frame,
+        controls.guidance_section,
+        controls.reward_guidance,
+    ]
+    controls.preset.input(
+        on_preset, controls.preset, outputs, show_progress="hidden", api_visibility="private", queue=False
+    )
+
+
+def _build_prompt_builder(service: PageService, *, visible: bool) -> gr.HTML:
     """The sentence with holes; fires ``compose`` with the visitor's choices."""
     words = service.vocabulary()
     return gr.HTML(
@@ -143,6 +217,7 @@ def _build_prompt_builder(service: PageService) -> gr.HTML:
         html_template='<div class="builder" role="group" aria-label="Prompt builder"></div>',
         js_on_load=read_scripts(Path(__file__).parent, ("prompt_builder.js",)),
         apply_default_css=False,
+        visible=visible,
         elem_id="builder",
         words={
             "colours": {name: list(rgb) for name, rgb in words.colours.items()},
@@ -167,8 +242,8 @@ def _wire_words(service: PageService, controls: _Controls) -> None:
         except PageError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    def unknown(prompt: str) -> str:
-        words = service.unknown_words(prompt)
+    def unknown(prompt: str, preset: str) -> str:
+        words = service.unknown_words(prompt, preset=preset)
         if not words:
             return ""
         named = ", ".join(f"<b>{escape(word)}</b>" for word in words[:12])
@@ -176,7 +251,14 @@ def _wire_words(service: PageService, controls: _Controls) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     controls.builder.compose(compose, None, controls.prompt, **quiet)
-    controls.prompt.change(unknown, controls.prompt, controls.words, trigger_mode="always_last", **quiet)
+    gr.on(
+        [controls.prompt.change, controls.preset.input],
+        unknown,
+        [controls.prompt, controls.preset],
+        controls.words,
+        trigger_mode="always_last",
+        **quiet,
+    )
     controls.dice.click(None, None, controls.seed, js="() => Math.floor(Math.random() * 1e6)", **quiet)
 
 
@@ -184,7 +266,7 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
     """Generate, score and cancel."""
     outputs = [notice, stage, controls.generate, controls.score, controls.cancel]
 
-    def on_generate(
+    def on_generate(  # noqa: PLR0913 - the widgets are the parameters
         prompt: str,
         seed: float | None,
         steps: float,
@@ -192,6 +274,7 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
         first_frame: str | None,
         reward_guidance: float,
         reward_guidance_every: float,
+        preset: str,
     ) -> Iterator[list[Any]]:
         asked = GenerateInput(
             prompt=prompt,
@@ -199,6 +282,7 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
             steps=int(steps),
             guidance=float(guidance),
             first_frame=Path(first_frame) if first_frame else None,
+            preset=preset,
             reward_guidance=float(reward_guidance),
             reward_guidance_every=int(reward_guidance_every),
         )
@@ -234,6 +318,7 @@ def _wire_jobs(service: PageService, controls: _Controls, *, notice: gr.HTML, st
             controls.first_frame,
             controls.reward_guidance,
             controls.reward_guidance_every,
+            controls.preset,
         ],
         outputs,
         **job,

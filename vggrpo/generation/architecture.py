@@ -91,7 +91,7 @@ class Architecture:
 
 def architecture_of(preset: Preset, options: LoadOptions | None = None) -> Architecture:
     """A preset's models by size. Raises a UserError for a folder of the user's that is none."""
-    options = options or LoadOptions()
+    options = (options or LoadOptions()).at_hand(preset)
     geometry = options.geometry or preset.geometry
     trained = options.latent_geometry
     if options.model_folder is not None:

@@ -107,7 +107,7 @@ def load_models(preset: Preset, options: LoadOptions | None = None, *, listener:
     Raises:
         UserError: a weight file is missing, truncated, altered or of another model, or cannot be fetched.
     """
-    options, listener = options or LoadOptions(), listener or LoadListener()
+    options, listener = (options or LoadOptions()).at_hand(preset), listener or LoadListener()
     geometry_info(options.geometry or preset.geometry)
     is_own = preset.folders is None and not preset.is_released_model and options.model_folder is None
     if options.random_weights or is_own:

@@ -1,7 +1,10 @@
 """Where a preset's weights come from, as the user says it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from vggrpo.presets import Preset
+from vggrpo.runtime.local_models import local_models
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +23,22 @@ class LoadOptions:
     """Fetch nothing: what is not in the local cache is an error."""
     random_weights: bool = False
     """True sizes, random numbers: to measure time and memory without any file."""
+
+    def at_hand(self, preset: Preset) -> "LoadOptions":
+        """The same, with what lies ready on this machine for a released preset in place of what was not said.
+
+        Φ_g that lies ready belongs to the video model beside it, so it is not put behind one that the user names.
+        """
+        if not preset.is_released_model:
+            return self
+        found = local_models(preset.name)
+        is_theirs = self.model_folder is not None or self.geometry not in {None, preset.geometry}
+        return replace(
+            self,
+            model_folder=self.model_folder or found.pipeline,
+            geometry_weights=self.geometry_weights or (None if is_theirs else found.geometry),
+            latent_geometry=self.latent_geometry or (None if is_theirs else found.latent_geometry),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

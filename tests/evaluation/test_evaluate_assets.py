@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from vggrpo.cli import main
-from vggrpo.cli.evaluating import evaluation_table
+from vggrpo.cli.evaluating import evaluation_table, record_evaluation, shipped_weight_bytes
 from vggrpo.evaluation.asset_clips import AssetModels
 from vggrpo.evaluation.asset_rows import Goal, Row, show_number
 from vggrpo.evaluation.assets import EvaluationProgress, Held, PromptSeed, contact_sheet_rows, evaluate_assets
 from vggrpo.evaluation.estimates import not_measured, single
 from vggrpo.evaluation.object_judge import CELL, KINDS, JudgeConfig, ObjectJudge
 from vggrpo.latents import video_from_frames
+from vggrpo.presets import get_preset
 from vggrpo.pretraining.judge import cell_shares
 from vggrpo.types import Latents, SceneGeometry, WorldClip
 from vggrpo.worlds import make_clip
@@ -308,3 +309,22 @@ def test_mistakes_are_one_line(arguments: list[str], complaint: str, capfd: pyte
 
 def test_kinds_are_every_colour_in_every_shape() -> None:
     assert len(set(KINDS)) == len(KINDS) == 32
+
+
+def test_recording_adds_the_numbers_to_the_manifest_and_nothing_else(tmp_path: Path) -> None:
+    manifest = tmp_path / "MANIFEST.json"
+    manifest.write_text('{"parts": {"vae": {"steps": 3}}, "evaluation": {"old": 1}}')
+    folders = get_preset("tiny").folders
+    assert folders is not None
+    preset = replace(get_preset("tiny"), folders=replace(folders, root=tmp_path, manifest=manifest))
+    record_evaluation(preset, {"clips": 8, "rows": {}})
+    assert json.loads(manifest.read_text()) == {
+        "parts": {"vae": {"steps": 3}},
+        "evaluation": {"clips": 8, "rows": {}},
+    }
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "examples" / "one").mkdir(parents=True)
+    for name in ("tiny/a.safetensors", "tiny/b.safetensors", "examples/one/latents.safetensors", "tiny/config.json"):
+        (tmp_path / name).write_bytes(bytes(10))
+    assert shipped_weight_bytes(preset) == [10, 10]
+    assert shipped_weight_bytes(get_preset("tiny-debug")) is None

@@ -47,14 +47,14 @@ def run(command: Evaluate) -> Outcome:
             Held(count=command.clips, first_seed=command.seed, batch=command.batch),
             clip_of=cache.clip,
             denoise=_denoise(studio, command),
-            weight_bytes=_weight_bytes(preset),
+            weight_bytes=shipped_weight_bytes(preset),
             on_progress=progress.show,
         )
     content = evaluation.to_json() | _about(command, studio, judge)
     if command.out is not None:
         _write(command.out, evaluation, content)
     if command.record:
-        _record(preset, content)
+        record_evaluation(preset, content)
     return Outcome(result=content, shown=evaluation_table(evaluation.rows, title=_title(command, evaluation)))
 
 
@@ -163,7 +163,7 @@ def _denoise(studio: "Studio", command: Evaluate) -> "Denoise":
     return denoise
 
 
-def _weight_bytes(preset: Preset) -> list[int] | None:
+def shipped_weight_bytes(preset: Preset) -> list[int] | None:
     """The sizes of all safetensors that ship with a preset, but for those of example runs."""
     if preset.folders is None:
         return None
@@ -204,7 +204,7 @@ def _write(out: Path, evaluation: "AssetEvaluation", content: dict[str, object])
     atomic_write_bytes(out / SHEET, picture.getvalue())
 
 
-def _record(preset: Preset, content: dict[str, object]) -> None:
+def record_evaluation(preset: Preset, content: dict[str, object]) -> None:
     """Put the numbers into the MANIFEST, beside how the weights were made."""
     if preset.folders is None:
         return

@@ -64,7 +64,8 @@ def test_operations_are_counted_as_torch_and_a_formula_count_them() -> None:
         for n, p in transformer.named_parameters()
         if p.ndim == 2 and n.startswith("blocks")
     )
-    assert counter.get_total_flops() == pytest.approx(products, rel=0.1)
+    # The rest are embeddings of patches, text and time, which are small in a real model and less so in this one.
+    assert products < counter.get_total_flops() < 1.3 * products
 
 
 def test_blocks_are_a_straight_line() -> None:

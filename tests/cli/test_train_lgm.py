@@ -15,8 +15,11 @@ import torch
 
 from tests.real_models import WAN21, WAN22, write_geometry, write_wan21, write_wan22
 from tests.worlds.real_videos import write_counting_video
+from vggrpo.cli import lgm
+from vggrpo.cli.commands import TrainLgm
 from vggrpo.generation.models import LoadListener, load_models
 from vggrpo.generation.options import LoadOptions
+from vggrpo.grpo.defaults import training_defaults
 from vggrpo.latent_geometry.foundation.registry import build_geometry, save_geometry
 from vggrpo.presets import get_preset
 from vggrpo.runtime.errors import UserError
@@ -159,6 +162,28 @@ def test_sigterm_while_models_load_is_one_line(run: Callable, tmp_path: Path, mo
     assert shown.code == 143
     assert shown.err == "stopped before the first step: what was prepared is kept; run the same command again.\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_memory_names_what_to_lower(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr("vggrpo.latent_geometry.train.train_lgm", full)
+    quick = ("--cache", tmp_path / "cache", *QUICK, "--generated-clips", 0)
+    shown = run("train-lgm", "--preset", "tiny-debug", "--out", tmp_path / "lgm", *quick)
+    assert shown.code == 2
+    assert "out of memory at 9 frames of 64×64: give fewer --frames" in shown.err.splitlines()[-1]
+
+
+def test_clips_have_the_size_that_train_draws_at() -> None:
+    """A Φ_g that is trained without a word about sizes reads what a fine-tune without a word about them makes."""
+    for name in ("wan2.1-t2v-1.3b", "wan2.2-ti2v-5b"):
+        settings, preset = training_defaults(name), get_preset(name)
+        sized = lgm._sized_preset(TrainLgm(preset=name))
+        expected = (settings.height or preset.height, settings.width or preset.width, settings.frames)
+        assert (sized.height, sized.width, sized.num_frames) == expected
+        assert sized.num_frames < preset.num_frames
+        assert lgm._sized_preset(TrainLgm(preset=name, frames=9)).num_frames == 9
 
 
 def test_the_debug_preset_trains_on_its_world_and_on_videos_by_the_same_route(

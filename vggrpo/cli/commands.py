@@ -283,12 +283,12 @@ class TrainLgm(PretrainCommand):
     offline: bool = False
     """Fetch nothing: what is not in the local cache is an error."""
     geometry: str | None = None
-    """The frozen geometry model Φ: any4d or vggt, or the folder of one that `pretrain geometry` wrote (not given:
-    runs/geometry/model for tiny, else the preset's)."""
+    """The frozen geometry model Φ: any4d or vggt, or the folder of one that `pretrain geometry` wrote. Not given:
+    runs/geometry/model for tiny, else the preset's."""
     geometry_weights: Path | None = None
     """The weights of the model that --geometry names, a folder or one file, instead of fetching them."""
     height: int | None = None
-    """Height of the clips in pixels; the preset's if not given."""
+    """Height of the clips in pixels; not given: that of the videos that `train` draws."""
     width: int | None = None
     """Width of the clips in pixels."""
     frames: int | None = None
@@ -308,8 +308,8 @@ class TrainLgm(PretrainCommand):
     generated_steps: int | None = None
     """Denoising steps of those; 10 for the embedded models, 30 for released ones."""
     taught_frames: int | None = None
-    """Frames of each clip whose reading by Φ is kept on disk; 0 lets Φ read at every step. 8 for released models, 0 for
-    the embedded ones."""
+    """Frames of each clip whose reading by Φ is kept on disk; 0 lets Φ read at every step.
+    Not given: 8 for released models, 0 for the embedded ones."""
     cache: Path | None = None
     """Folder for latents and readings, shared by runs; $VGGRPO_CACHE or ~/.cache/vggrpo if not given."""
     cache_gib: float = 200.0

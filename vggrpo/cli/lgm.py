@@ -14,6 +14,7 @@ from vggrpo.cli.commands import TrainLgm
 from vggrpo.cli.model_choice import load_listener
 from vggrpo.cli.terminal import Outcome, PhaseProgress, note
 from vggrpo.cli.training_run import begin_run, loop_of, require_folder, training_outcome
+from vggrpo.grpo.defaults import training_defaults
 from vggrpo.presets import Preset, get_preset
 from vggrpo.runtime.checkpoint_folder import checkpoint_folders
 from vggrpo.runtime.errors import UserError
@@ -49,13 +50,15 @@ SHOWN_SKIPPED = 20
 
 def run(command: TrainLgm) -> Outcome:
     """Check what was asked for, gather clips, train, export."""
-    preset = get_preset(command.preset).sized(height=command.height, width=command.width, frames=command.frames)
+    preset = _sized_preset(command)
     options = _load_options(command, preset)
     _require_possible(command, preset)
     require_writable(command.out)
     loop = loop_of(command, LGM_LOOP)
     listing = _listing(command, preset)
     prompts = _prompts(command, preset, listing)
+    import torch
+
     from vggrpo.generation.models import load_models
     from vggrpo.runtime.device import set_threads
 
@@ -65,7 +68,13 @@ def run(command: TrainLgm) -> Outcome:
         teacher = models.geometry
     job = _Job(command=command, preset=preset, models=models, teacher=teacher)
     job.require_room(generated=len(prompts))
-    return job.run(listing=listing, prompts=prompts, loop=loop)
+    try:
+        return job.run(listing=listing, prompts=prompts, loop=loop)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The GPU is out of memory at {preset.num_frames} frames of {preset.width}×{preset.height}: give fewer "
+            "--frames, or a smaller --height and --width. What was prepared is kept."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +291,15 @@ class _Job:
             "first_skipped": [{"video": one.name, "reason": one.reason} for one in filmed.skipped[:SHOWN_SKIPPED]],
         }
         return Outcome(result={**outcome.result, "videos": videos}, shown=f"{outcome.shown}; {filmed.summary()}")
+
+
+def _sized_preset(command: TrainLgm) -> Preset:
+    """The preset at the asked size; what is not asked for is the size that `train` draws videos at."""
+    preset = get_preset(command.preset)
+    usual = training_defaults(preset.name)
+    return preset.sized(
+        height=command.height or usual.height, width=command.width or usual.width, frames=command.frames or usual.frames
+    )
 
 
 def _load_options(command: TrainLgm, preset: Preset) -> "LoadOptions":

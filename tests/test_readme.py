@@ -1,4 +1,4 @@
-"""The README tells the truth: its links lead somewhere, its commands exist, a Space can read its head."""
+"""The README tells the truth: its links lead somewhere, its commands exist."""
 
 import re
 import shlex

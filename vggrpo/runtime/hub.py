@@ -121,7 +121,7 @@ def _progress_class(on_bytes: OnBytes | None) -> type[Any] | None:
     if on_bytes is None:
         return None
     report = on_bytes
-    from tqdm.auto import tqdm
+    from huggingface_hub.utils import tqdm
 
     class _Bytes(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:

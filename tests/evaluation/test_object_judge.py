@@ -99,12 +99,14 @@ def test_visible_pixels_add_up_the_shares() -> None:
     judge = ObjectJudge(JudgeConfig(width=8, dilations=(1,)))
     torch.nn.init.zeros_(judge.classes.weight)
     torch.nn.init.zeros_(judge.classes.bias)
-    judge.classes.bias.data[1] = np.log(10.0)
+    red, cube = 1 + list(vocabulary.COLOURS).index("red"), 1 + len(vocabulary.COLOURS) + vocabulary.SHAPES.index("cube")
+    judge.classes.bias.data[red] = np.log(5.0)
+    judge.classes.bias.data[cube] = np.log(2.0)
     pixels = judge.visible_pixels(torch.rand(2, 3, 32, 48))
-    total = 10.0 + len(KINDS)
-    assert pixels.shape == (2, len(KINDS))
-    torch.testing.assert_close(pixels[:, 0], torch.full((2,), 32 * 48 * 10.0 / total))
-    torch.testing.assert_close(pixels[:, 1:], torch.full((2, len(KINDS) - 1), 32 * 48 / total))
+    # Nothing 1, other objects 1 each, red ones 5, cubes 2, the red cube both.
+    odds = {kind: (5.0 if kind[0] == "red" else 1.0) * (2.0 if kind[1] == "cube" else 1.0) for kind in KINDS}
+    expected = torch.tensor([32 * 48 * odds[kind] / (1.0 + sum(odds.values())) for kind in KINDS])
+    torch.testing.assert_close(pixels, expected.expand(2, -1))
 
 
 def test_objects_are_found_by_area_and_by_the_shape_of_most_of_it() -> None:

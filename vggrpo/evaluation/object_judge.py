@@ -59,12 +59,15 @@ class ObjectJudge(nn.Module):
             nn.GroupNorm(8, 4 * width),
             nn.SiLU(),
         )
-        self.classes = nn.Conv2d(4 * width, 1 + len(KINDS), 1)
+        self.classes = nn.Conv2d(4 * width, 1 + len(vocabulary.COLOURS) + len(vocabulary.SHAPES), 1)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes rows columns"]:
-        """Logits of the shares; fp32."""
-        centred = (images * 2.0 - 1.0).to(self.classes.weight.dtype)
-        return self.classes(self.layers(centred)).float()
+        """Logits of the shares. An object's is the sum of its colour's and its shape's: what a cone looks like need
+        not be learnt once for every colour."""
+        features = self.classes(self.layers(images * 2.0 - 1.0))
+        nothing, colours, shapes = features.split([1, len(vocabulary.COLOURS), len(vocabulary.SHAPES)], dim=1)
+        kinds = colours[:, :, None] + shapes[:, None]
+        return torch.cat([nothing, kinds.flatten(1, 2)], dim=1)
 
     @torch.no_grad()
     def visible_pixels(self, video: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N kinds"]:

@@ -32,7 +32,7 @@ class NormalEquations:
         self._gram = torch.zeros(features + 1, features + 1, dtype=torch.float64, device=device)
         self._cross = torch.zeros(features + 1, targets, dtype=torch.float64, device=device)
 
-    def add(self, x: Float[Tensor, "n features"], parts: Iterable[Float[Tensor, "n width"]]) -> None:
+    def add(self, x: Float[Tensor, "n features"], parts: Iterable[Float[Tensor, "n _"]]) -> None:
         """Add n samples, their targets part by part from the first column on."""
         inputs = with_constant(x, like=self._gram)
         self.count += inputs.shape[0]
@@ -70,7 +70,7 @@ class Residuals:
         self._square = solution.new_zeros(solution.shape[1])
         self._missed = solution.new_zeros(solution.shape[1])
 
-    def add(self, x: Float[Tensor, "n features"], parts: Iterable[Float[Tensor, "n width"]]) -> None:
+    def add(self, x: Float[Tensor, "n features"], parts: Iterable[Float[Tensor, "n _"]]) -> None:
         """Add n samples, their targets part by part from the first column on."""
         inputs = with_constant(x, like=self._solution)
         self.count += inputs.shape[0]

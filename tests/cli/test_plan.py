@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from vggrpo.cli import planning
+from vggrpo.grpo.config import GrpoConfig
+from vggrpo.grpo.defaults import training_defaults
 from vggrpo.planning.machine import described_machine
+from vggrpo.planning.plan import PhasePlan, Plan, Planner
+from vggrpo.presets import get_preset
 
 
 def test_plan_as_json_and_as_a_table(run: Callable) -> None:
@@ -36,6 +40,14 @@ def test_plans_that_cannot_be(run: Callable, options: tuple[object, ...], words:
 def test_train_refuses_what_cannot_fit_before_anything_is_written(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Planned in the same way (tests/planning plans Wan for real); here every plan is one phase of 10 GiB."""
+    phase = PhasePlan(name="embed", resident_bytes=0.0, extra_bytes=10.0 * 2**30)
+
+    def plan(planner: Planner, config: GrpoConfig) -> Plan:
+        preset = get_preset(config.preset)
+        return Plan(config=config, preset=preset, machine=planner.machine, processes=1, weights={}, phases=(phase,))
+
+    monkeypatch.setattr(Planner, "plan", plan)
     monkeypatch.setattr("vggrpo.planning.machine.this_machine", lambda: described_machine(memory_gib=6.0, tflops=None))
     complaint = run("train", "--preset", "wan2.1-t2v-1.3b", "--offline", "--out", tmp_path / "run").complaint
     assert "embed phase of this training needs" in complaint
@@ -45,8 +57,6 @@ def test_train_refuses_what_cannot_fit_before_anything_is_written(
 
 
 def test_small_presets_are_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vggrpo.grpo.defaults import training_defaults
-
     monkeypatch.setattr("vggrpo.planning.machine.this_machine", lambda: pytest.fail("it was planned"))
     planning.require_plan(training_defaults("tiny"))
 

@@ -15,7 +15,7 @@ from vggrpo.cli import main
 from vggrpo.cli.evaluating import evaluation_table, record_evaluation, shipped_weight_bytes
 from vggrpo.evaluation.asset_clips import AssetModels
 from vggrpo.evaluation.asset_rows import Goal, Row, show_number
-from vggrpo.evaluation.assets import EvaluationProgress, Held, PromptSeed, contact_sheet_rows, evaluate_assets
+from vggrpo.evaluation.assets import EvaluationProgress, HeldOutClips, PromptSeed, contact_sheet_rows, evaluate_assets
 from vggrpo.evaluation.estimates import not_measured, single
 from vggrpo.evaluation.object_judge import CELL, KINDS, JudgeConfig, ObjectJudge
 from vggrpo.latents import video_from_frames
@@ -25,7 +25,7 @@ from vggrpo.types import Latents, SceneGeometry, WorldClip
 from vggrpo.worlds import make_clip
 
 SIZE = {"num_frames": 3, "height": 32, "width": 32}
-HELD = Held(count=6, first_seed=0, batch=4)
+HELD = HeldOutClips(count=6, first_seed=0, batch=4)
 
 
 @dataclass

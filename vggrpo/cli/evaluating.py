@@ -36,7 +36,7 @@ def run(command: Evaluate) -> Outcome:
     preset = _check(command)
     with PhaseProgress() as progress:
         progress.phase("load")
-        from vggrpo.evaluation.assets import Held, evaluate_assets
+        from vggrpo.evaluation.assets import HeldOutClips, evaluate_assets
         from vggrpo.pretraining.data import ClipCache, default_cache
 
         judge = _judge_folder(command, preset)
@@ -44,10 +44,10 @@ def run(command: Evaluate) -> Outcome:
         cache = ClipCache(folder=default_cache(), num_frames=preset.num_frames, size=preset.height)
         evaluation = evaluate_assets(
             _models(studio, judge),
-            Held(count=command.clips, first_seed=command.seed, batch=command.batch),
+            HeldOutClips(count=command.clips, first_seed=command.seed, batch=command.batch),
             clip_of=cache.clip,
             denoise=_denoise(studio, command),
-            weight_bytes=shipped_weight_bytes(preset),
+            weight_bytes=None if command.model_folder else shipped_weight_bytes(preset),
             on_progress=progress.show,
         )
     content = evaluation.to_json() | _about(command, studio, judge)
@@ -92,7 +92,7 @@ def _cells(row: "Row", reasons: list[str]) -> tuple[str, ...]:
         f"  {row.name}" if row.goal else f"    {row.name}",
         value,
         "–" if found.interval == "none" else f"{low} to {high}",
-        f"{found.n} {found.of}" if found.n else "–",
+        f"{found.n} {found.of if found.n > 1 else found.of.removesuffix('s')}" if found.n else "–",
         "" if row.goal is None else str(row.goal),
         _VERDICTS[row.reached] if found.is_measured else "not measured",
     )

@@ -274,7 +274,7 @@ def _frechet_rows(
 
 def _size_row(weight_bytes: Sequence[int] | None) -> Row:
     estimate = (
-        estimates.not_measured("this preset ships no weights", of="files")
+        estimates.not_measured("what was measured does not ship", of="files")
         if weight_bytes is None
         else estimates.single(sum(weight_bytes) / 1e6, n=len(weight_bytes), of="files")
     )

@@ -42,7 +42,7 @@ Denoise = Callable[[Sequence[PromptSeed]], Latents]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
+class HeldOutClips:
     """Which clips: ``count`` of them from ``first_seed`` on, denoised ``batch`` at a time."""
 
     count: int
@@ -71,14 +71,14 @@ class AssetEvaluation:
 
     rows: tuple[Row, ...]
     sheet: tuple[SheetRow, ...]
-    held: Held
+    held_out: HeldOutClips
     seconds: float
 
     def to_json(self) -> dict[str, object]:
         """Rows by key; a row's ``reached`` is null where nothing was measured."""
         return {
-            "clips": self.held.count,
-            "first_seed": self.held.first_seed,
+            "clips": self.held_out.count,
+            "first_seed": self.held_out.first_seed,
             "seconds": round(self.seconds, 1),
             "rows": {row.key: row.to_json() for row in self.rows},
         }
@@ -86,7 +86,7 @@ class AssetEvaluation:
 
 def evaluate_assets(
     models: AssetModels,
-    held: Held,
+    held_out: HeldOutClips,
     *,
     clip_of: ClipOf,
     denoise: Denoise,
@@ -94,16 +94,16 @@ def evaluate_assets(
     on_progress: Callable[[EvaluationProgress], None],
 ) -> AssetEvaluation:
     """Measure everything; true and generated clips take turns, so that the time left is known from the start."""
-    prompts = held.prompts()
-    clock = _Clock(on_progress=on_progress, total=2 * held.count)
+    prompts = held_out.prompts()
+    clock = _Clock(on_progress=on_progress, total=2 * held_out.count)
     true: list[TrueClip] = []
     generated: list[GeneratedClip] = []
     others = []
-    for start in range(0, held.count, held.batch):
-        batch = prompts[start : start + held.batch]
+    for start in range(0, held_out.count, held_out.batch):
+        batch = prompts[start : start + held_out.batch]
         for item in batch:
             true.append(measure_true_clip(models, clip_of(item.seed), seed=item.seed))
-            other = torch.from_numpy(clip_of(item.seed + held.count).rgb)[None]
+            other = torch.from_numpy(clip_of(item.seed + held_out.count).rgb)[None]
             others.append(features_of(models.geometry, video_from_frames(other).to(models.device)))
             clock.advance("true clips", 1)
         texts = tuple(item.prompt for item in batch)
@@ -112,7 +112,7 @@ def evaluate_assets(
     return AssetEvaluation(
         rows=asset_rows(true, generated, others=OtherClips(features=others), weight_bytes=weight_bytes),
         sheet=_sheet(prompts, generated, clip_of=clip_of),
-        held=held,
+        held_out=held_out,
         seconds=clock.elapsed,
     )
 
@@ -130,7 +130,7 @@ def contact_sheet_rows(
 
 def sheet_prompts(*, count: int = SHEET_CLIPS, first_seed: int = 0) -> tuple[PromptSeed, ...]:
     """The prompts of the shipped sheet: of the first held-out seeds those that show every camera move."""
-    prompts = Held(count=4 * count, first_seed=first_seed).prompts()
+    prompts = HeldOutClips(count=4 * count, first_seed=first_seed).prompts()
     moves = [sample_scene(item.seed).camera.name for item in prompts]
     return tuple(prompts[index] for index in spread_over_moves(moves, count=count))
 

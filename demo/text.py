@@ -29,7 +29,7 @@ GALLERY_EMPTY = "No example runs are installed. Generate a video, or put run fol
 
 PROMPT_PLACEHOLDER = "a red sphere and a blue cube on a grey checkered floor, the camera orbits left"
 FIRST_FRAME_HINT = "The video starts from this picture. Its middle is cropped to the shape of the video."
-OTHER_MODELS = "Not here"
+OTHER_MODELS = "Not on this machine"
 SCORE_HINT = (
     "Measure any clip: a video (.mp4, .webm, .mov) is read by the geometry model, a geometry.npz is scored as it is "
     "without any model, and a run's latents.safetensors are read by the latent geometry model."

@@ -161,7 +161,7 @@ def _build_preset(service: PageService, own: PresetOption) -> tuple[gr.Dropdown,
         about = gr.HTML(preset_html(own), apply_default_css=False)
         others = [option for option in options if option.name not in usable]
         if others:
-            listed = "".join(f"<li><b>{escape(one.name)}</b> {escape(one.why_not)}</li>" for one in others)
+            listed = "".join(f"<li>{escape(one.why_not)}</li>" for one in others)
             gr.HTML(
                 f'<div class="hint"><p>{escape(OTHER_MODELS)}</p><ul class="not-here">{listed}</ul></div>',
                 elem_id="presets-not-here",

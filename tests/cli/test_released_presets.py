@@ -63,6 +63,7 @@ def rewards_of(folder: Path) -> dict[str, object]:
     return RunFolder(path=folder).rewards()
 
 
+@pytest.mark.slow
 def test_from_a_prompt_to_a_fine_tuned_model(run: Callable, folders: Folders, tmp_path: Path) -> None:
     """generate → Φ_g → rewards → one GRPO update → generate with what came out."""
     chosen = options(folders, "wan21")

@@ -18,7 +18,7 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelChoice(Command):
+class WeightsChoice(Command):
     """Options of every command that loads a preset's models; what is not given is the preset's."""
 
     preset: str = "tiny"
@@ -27,10 +27,8 @@ class ModelChoice(Command):
     """A local folder with the video model (a diffusers WanPipeline) instead of fetching it."""
     offline: bool = False
     """Fetch nothing: what is not in the local cache is an error."""
-    geometry: str | None = None
-    """The geometry model Φ: any4d, or vggt for scenes that stand still."""
     geometry_weights: Path | None = None
-    """Its weights, a folder or one file, instead of fetching them."""
+    """Weights of the geometry model Φ, a folder or one file, instead of fetching them."""
     latent_geometry: Path | None = None
     """A latent geometry model Φ_g: the folder that `train-lgm` exported."""
     height: int | None = None
@@ -40,9 +38,27 @@ class ModelChoice(Command):
     frames: int | None = None
     """Frames of the video, 4 n + 1."""
 
+    @property
+    def geometry_model_name(self) -> str | None:
+        """Which Φ; the preset's if None. `score` names a file `--geometry`, so the flag differs by command."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JudgingCommand(ModelChoice):
+class ModelChoice(WeightsChoice):
+    """The same, with the choice of the geometry model."""
+
+    geometry: str | None = None
+    """The geometry model Φ: any4d, or vggt for scenes that stand still."""
+
+    @property
+    def geometry_model_name(self) -> str | None:
+        """See ``WeightsChoice``."""
+        return self.geometry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgingCommand(WeightsChoice):
     """Options of the commands that compute rewards."""
 
     reward_file: tuple[Path, ...] = ()
@@ -72,8 +88,15 @@ class Generate(JudgingCommand):
     unguided video of the same seed is denoised too, so that the manifest can tell the rewards before and after."""
     reward_guidance_every: int | None = None
     """Guide every n-th denoising step; 2 if not given."""
+    geometry: str | None = None
+    """The geometry model Φ: any4d, or vggt for scenes that stand still."""
     reward_space: Literal["latent", "rgb"] = "latent"
     """Read the geometry from the latents by Φ_g, or from the decoded video by Φ (slower, needs no trained Φ_g)."""
+
+    @property
+    def geometry_model_name(self) -> str | None:
+        """See ``WeightsChoice``."""
+        return self.geometry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +113,13 @@ class Score(JudgingCommand):
     """A video file: read by the geometry model at the preset's size and rate."""
     reward_space: Literal["latent", "rgb"] = "latent"
     """For --latents: read them by Φ_g, or decode them and read the video by Φ."""
+    geometry_model: str | None = None
+    """The geometry model Φ: any4d, or vggt for scenes that stand still."""
+
+    @property
+    def geometry_model_name(self) -> str | None:
+        """See ``WeightsChoice``."""
+        return self.geometry_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,8 +190,15 @@ class Compare(JudgingCommand):
     """Guidance scale on both sides, 1 is off; the preset's if not given."""
     batch: int = 4
     """Videos denoised together."""
+    geometry: str | None = None
+    """The geometry model Φ: any4d, or vggt for scenes that stand still."""
     reward_space: Literal["latent", "rgb"] = "latent"
     """Judge latents by Φ_g, or decoded video by Φ (slower, needs no trained Φ_g)."""
+
+    @property
+    def geometry_model_name(self) -> str | None:
+        """See ``WeightsChoice``."""
+        return self.geometry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vggrpo.cli.commands import ModelChoice
+from vggrpo.cli.commands import WeightsChoice
 from vggrpo.cli.terminal import PhaseProgress, note
 from vggrpo.presets import Preset, get_preset
 from vggrpo.runtime.errors import UserError
@@ -27,7 +27,7 @@ class _Fetched:
     seconds_left: float | None
 
 
-def check_choice(choice: ModelChoice) -> Preset:
+def check_choice(choice: WeightsChoice) -> Preset:
     """The preset at the asked size. Raises a UserError for what can be seen to be wrong before anything is loaded."""
     preset = get_preset(choice.preset).sized(height=choice.height, width=choice.width, frames=choice.frames)
     for path in (choice.model_folder, choice.geometry_weights, choice.latent_geometry):
@@ -36,14 +36,14 @@ def check_choice(choice: ModelChoice) -> Preset:
     return preset
 
 
-def open_studio(choice: ModelChoice, progress: PhaseProgress) -> "Studio":
+def open_studio(choice: WeightsChoice, progress: PhaseProgress) -> "Studio":
     """Load what was chosen. Raises a UserError as ``Studio.load`` does."""
     from vggrpo.generation import Studio
     from vggrpo.generation.options import LoadOptions, VideoSize
 
     options = LoadOptions(
         model_folder=choice.model_folder,
-        geometry=choice.geometry,
+        geometry=choice.geometry_model_name,
         geometry_weights=choice.geometry_weights,
         latent_geometry=choice.latent_geometry,
         offline=choice.offline,

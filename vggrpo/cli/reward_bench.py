@@ -7,7 +7,7 @@ weights that the route needs plus the most that its tensors take at once.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from rich.table import Table
 
@@ -19,6 +19,7 @@ from vggrpo.runtime.errors import UserError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch.nn import Module
 
     from vggrpo.generation import Studio
     from vggrpo.types import Latents
@@ -173,7 +174,10 @@ def make_routes(studio: "Studio", *, micro_batch: int) -> tuple[Route, Route]:
     return (
         Route(name="latent", score=by_latents.score, stopwatch=latent, weights_mb=weights_mb(models.latent_geometry)),
         Route(
-            name="rgb", score=by_video.score, stopwatch=rgb, weights_mb=weights_mb(studio.vae.model, models.geometry)
+            name="rgb",
+            score=by_video.score,
+            stopwatch=rgb,
+            weights_mb=weights_mb(studio.vae.model, cast("Module", models.geometry)),
         ),
     )
 

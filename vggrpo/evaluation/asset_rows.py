@@ -113,7 +113,7 @@ def show_number(value: float, *, unit: str = "") -> str:
 def _vae_rows(true: Sequence[TrueClip]) -> tuple[Row, ...]:
     def psnr_row(key: str, name: str, errors: list[float], goal: Goal | None = None) -> Row:
         rows = np.array(errors, dtype=np.float64)[:, None]
-        psnr = estimates.bootstrap(rows, statistic=lambda chosen: peak_signal_to_noise(chosen[:, 0]))
+        psnr = estimates.bootstrap(rows, statistic=lambda chosen: peak_signal_to_noise(chosen[..., 0]))
         return Row(key=key, part="VAE", name=name, estimate=psnr, unit="dB", goal=goal)
 
     errors = [clip.reconstruction for clip in true]

@@ -17,7 +17,8 @@ FEWEST_FOR_INTERVAL = 2
 """Below this a bootstrap has one sample to draw from, and no spread."""
 
 Kind = Literal["wilson", "bootstrap", "none"]
-Statistic = Callable[[Float[np.ndarray, "n k"]], float]
+Statistic = Callable[[Float[np.ndarray, "*resamples n k"]], Float[np.ndarray, "*resamples"]]
+"""A number of n rows, for many resamples of them at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,14 +89,14 @@ def bootstrap(
     n, left_out = len(usable), len(rows) - len(usable)
     if not n:
         return not_measured(f"none of {len(rows)} {of} could be measured", of=of, left_out=left_out)
-    value = statistic(usable)
+    value = float(statistic(usable))
     if not math.isfinite(value):
         return not_measured(f"it is not defined over these {n} {of}", of=of, left_out=left_out)
     if n < FEWEST_FOR_INTERVAL:
         reason = f"an interval needs at least {FEWEST_FOR_INTERVAL} {of}"
         return Estimate(value=value, low=math.nan, high=math.nan, n=n, left_out=left_out, of=of, reason=reason)
     draws = np.random.default_rng(random_seed).integers(n, size=(RESAMPLES, n))
-    resampled = np.array([statistic(usable[draw]) for draw in draws])
+    resampled = statistic(usable[draws])
     low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value=value, low=float(low), high=float(high), n=n, left_out=left_out, of=of, interval="bootstrap")
 
@@ -110,14 +111,14 @@ def not_measured(reason: str, *, of: str = "clips", left_out: int = 0) -> Estima
     return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0, left_out=left_out, of=of, reason=reason)
 
 
-def _first_mean(rows: Float[np.ndarray, "n k"]) -> float:
-    return float(rows[:, 0].mean())
+def _first_mean(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows[..., 0].mean(axis=-1))
 
 
-def _ratio(rows: Float[np.ndarray, "n k"]) -> float:
+def _ratio(rows: np.ndarray) -> np.ndarray:
     """NaN where there is nothing to divide by."""
-    below = float(rows[:, 1].mean())
-    return float(rows[:, 0].mean()) / below if below else math.nan
+    above, below = rows.mean(axis=-2)[..., 0], rows.mean(axis=-2)[..., 1]
+    return np.asarray(above / np.where(below == 0, np.nan, below))
 
 
 def _rounded(value: float) -> float | None:

@@ -1,6 +1,5 @@
 """How much of a clip a video autoencoder keeps."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +30,6 @@ def reconstruction_error(
     )
 
 
-def peak_signal_to_noise(squared_errors: Sequence[float] | Float[np.ndarray, " n"]) -> float:
-    """PSNR in dB over clips: −10 log₁₀ of their mean squared error, so that bad clips are not averaged away."""
-    return float(-10.0 * np.log10(np.mean(squared_errors)))
+def peak_signal_to_noise(squared_errors: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch"]:
+    """PSNR in dB over n clips: −10 log₁₀ of their mean squared error, so that bad clips are not averaged away."""
+    return np.asarray(-10.0 * np.log10(np.mean(squared_errors, axis=-1)))

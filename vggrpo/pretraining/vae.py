@@ -199,8 +199,10 @@ def reconstruction_quality(vae: VideoVAE, cache: ClipCache, *, clips: int = 16) 
         video = video_from_frames(torch.from_numpy(cache.rgb(seed))[None])
         errors.append(reconstruction_error(vae.decode(vae.encode(video)), true=video))
     return Reconstruction(
-        psnr=round(peak_signal_to_noise([error.squared for error in errors]), 2),
-        psnr_first_frame=round(peak_signal_to_noise([error.squared_first_frame for error in errors]), 2),
+        psnr=round(float(peak_signal_to_noise(np.array([error.squared for error in errors]))), 2),
+        psnr_first_frame=round(
+            float(peak_signal_to_noise(np.array([error.squared_first_frame for error in errors]))), 2
+        ),
         chroma_correlation=round(float(np.mean([error.chroma_correlation for error in errors])), 3),
         clips=clips,
     )

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from vggrpo.worlds import FIRST_TRAINING_SEED, sample_scene, vocabulary
+from vggrpo.worlds import FIRST_TRAINING_SEED, cameras, sample_scene, vocabulary
 from vggrpo.worlds.cameras import JITTER_SHARE, CameraMove, sample_camera_move
 
 NUM_FRAMES = 17
@@ -156,3 +156,16 @@ def test_jitter_changes_the_camera_and_nothing_else() -> None:
 def test_scenes_are_functions_of_their_seed() -> None:
     assert sample_scene(3) == sample_scene(3)
     assert len({sample_scene(seed).caption for seed in range(50)}) > 45
+
+
+def test_jitter_sways_with_the_stated_strength_and_rhythm() -> None:
+    """Variance over seeds and time against the closed form; the spectrum against the stated periods."""
+    fewest, most = cameras.SWAY_PERIODS
+    sway = np.stack([cameras._sway(seed, num_frames=64) for seed in range(300)])
+    assert sway.mean() == pytest.approx(0.0, abs=0.02)
+    assert sway.var() == pytest.approx(1.0, rel=0.05)
+    windowed = sway * np.hanning(64)[:, None]
+    power = (np.abs(np.fft.rfft(windowed, axis=1)) ** 2).mean(axis=(0, 2))
+    inside = (np.fft.rfftfreq(64) > 1 / most - 0.04) & (np.fft.rfftfreq(64) < 1 / fewest + 0.04)
+    assert power[inside].sum() > 0.99 * power.sum()
+    np.testing.assert_array_equal(cameras._sway(3, num_frames=17), cameras._sway(3, num_frames=64)[:17])

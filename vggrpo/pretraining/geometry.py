@@ -66,7 +66,7 @@ class GeometryTraining:
     whole_clips: int = 2
     whole_dense: int = 4
     dense_steps: tuple[float, float] = (0.1, 0.6)
-    whole_steps: tuple[float, float] = (0.0, 0.5)
+    whole_steps: tuple[float, float] = (0.1, 0.8)
     mean_rotations_from: float = 0.1
     """Fraction of the run from which rotations are learnt as means, see ``RotationLoss``."""
     bfloat16: bool = True
@@ -75,7 +75,7 @@ class GeometryTraining:
 TINY_TRAINING = GeometryTraining(
     model=TINY,
     loop=LoopConfig(
-        steps=3400,
+        steps=6000,
         learning_rate=8e-4,
         warmup_steps=100,
         final_learning_rate=0.02,
@@ -84,7 +84,7 @@ TINY_TRAINING = GeometryTraining(
         checkpoint_every=100,
     ),
 )
-"""The embedded model's training: about an hour on one CPU core."""
+"""The embedded model's training: about two hours on one CPU core."""
 
 DEBUG_TRAINING = GeometryTraining(
     model=DEBUG,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,8 +62,8 @@ class GeometryLossWeights:
     scale: float = 0.2
     rotation: float = 8.0
     translation: float = 8.0
-    step_rotation: float = 4.0
-    step_translation: float = 4.0
+    step_rotation: float = 20.0
+    step_translation: float = 20.0
     matching: float = 1.0
     displacement: float = 1.0
     token_pose: float = 8.0
@@ -93,7 +93,8 @@ def geometry_losses(
     scale = scene_scale(batch.truth.depth, valid=batch.truth.valid)
     factor = output.metric_scaling_factor[:, 0, 0]
     terms = {"scale": (factor.log() - scale.log()).abs().mean()}
-    terms |= pose_losses(output, batch.truth, scale=scale, factor=factor, rotations=rotations) | dict(more)
+    gaps = batch.offsets.diff(dim=1).abs()
+    terms |= pose_losses(output, batch.truth, scale=scale, factor=factor, gaps=gaps, rotations=rotations) | dict(more)
     if len(batch.dense):
         truth = batch.truth.map(lambda tensor: tensor.index_select(1, batch.dense))
         terms |= dense_losses(output, truth, scale=scale, factor=factor)
@@ -120,12 +121,15 @@ def pose_losses(
     *,
     scale: Float[Tensor, " B"],
     factor: Float[Tensor, " B"],
+    gaps: Int[Tensor, "B M"],
     rotations: RotationLoss = MEDIAN_ROTATIONS,
 ) -> dict[str, Tensor]:
     """Poses in the world, and from each frame to the next (what the smoothness of a motion is made of).
 
-    Rotations by the Frobenius norm of their difference (√8 sin of half the angle), translations in scene scales. The
-    first pair leaves frame 0 out: its pose is the identity by definition.
+    A step over ``gaps`` frames counts 1 / gap: handheld jitter is a hundredth of the scene scale from one frame to the
+    next, and would drown in the errors of long steps. Rotations by the Frobenius norm of their difference (√8 sin of
+    half the angle), translations in scene scales. The first pair leaves frame 0 out: its pose is the identity by
+    definition.
     """
     rotation = matrix_from_quaternion(output.cam_quats)
     estimated = rigid_matrix(rotation, output.cam_trans / factor[:, None, None])
@@ -136,8 +140,8 @@ def pose_losses(
     return {
         "rotation": rotations((estimated - true)[:, 1:, :3, :3].flatten(-2)).mean(),
         "translation": softened(estimated[:, 1:, :3, 3] - true[:, 1:, :3, 3]).mean(),
-        "step_rotation": softened((estimated_step - true_step)[..., :3, :3].flatten(-2)).mean(),
-        "step_translation": softened(estimated_step[..., :3, 3] - true_step[..., :3, 3]).mean(),
+        "step_rotation": (softened((estimated_step - true_step)[..., :3, :3].flatten(-2)) / gaps).mean(),
+        "step_translation": (softened(estimated_step[..., :3, 3] - true_step[..., :3, 3]) / gaps).mean(),
     }
 
 

@@ -205,10 +205,10 @@ class Compare(JudgingCommand):
 class Evaluate(ModelChoice):
     """Measure the embedded model on held-out worlds, against the targets that it was made for."""
 
-    what: Positional[Literal["assets"]]
-    """assets: the weights: autoencoder, video model, Φ and Φ_g."""
+    what: Positional[Literal["assets", "jitter"]]
+    """assets: the weights: autoencoder, video model, Φ and Φ_g. jitter: whether the reward sees a shaking camera."""
     clips: int = 64
-    """True and generated clips to measure on."""
+    """True and generated clips to measure on; for jitter worlds, each filmed twice."""
     seed: int = 0
     """The first held-out world; its caption is a prompt."""
     adapter: Path | None = None

@@ -1,6 +1,7 @@
-"""``evaluate assets``: the embedded weights against their targets."""
+"""``evaluate assets``: the embedded weights against their targets. ``evaluate jitter``: what the reward can see."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vggrpo.generation import Studio
 
 EVALUATION = "evaluation.json"
+JITTER = "jitter.json"
 SHEET = "clips.png"
 MANIFEST_ENTRY = "evaluation"
 JUDGE_FOLDER = "tiny-judge"
@@ -34,6 +36,8 @@ _VERDICTS = {True: "reached", False: "not reached", None: ""}
 def run(command: Evaluate) -> Outcome:
     """Everything that can be wrong with the request is said before a model is loaded."""
     preset = _check(command)
+    if command.what == "jitter":
+        return _run_jitter(command, preset)
     with PhaseProgress() as progress:
         progress.phase("load")
         from vggrpo.evaluation.assets import HeldOutClips, evaluate_assets
@@ -56,6 +60,47 @@ def run(command: Evaluate) -> Outcome:
     if command.record:
         record_evaluation(preset, content)
     return Outcome(result=content, shown=evaluation_table(evaluation.rows, title=_title(command, evaluation)))
+
+
+def _run_jitter(command: Evaluate, preset: Preset) -> Outcome:
+    """The same worlds filmed steadily and shaken, through every stage."""
+    if command.record or command.adapter is not None or command.judge is not None:
+        raise UserError("evaluate jitter draws nothing and records nothing: leave out --record, --adapter and --judge.")
+    with PhaseProgress() as progress:
+        progress.phase("load")
+        from vggrpo.evaluation.assets import EvaluationProgress
+        from vggrpo.evaluation.jitter_sight import measure_jitter_sight
+        from vggrpo.types import WorldClip
+        from vggrpo.worlds import make_clip
+
+        studio = open_studio(command, progress)
+        began = time.monotonic()
+
+        def film(seed: int, shaken: bool) -> WorldClip:  # noqa: FBT001 - a callback
+            return make_clip(
+                seed, num_frames=preset.num_frames, height=preset.height, width=preset.width, jitter=shaken
+            )
+
+        def on_world(done: int) -> None:
+            left = (time.monotonic() - began) / done * (command.clips - done)
+            progress.show(EvaluationProgress(phase="worlds", done=done, total=command.clips, seconds_left=left))
+
+        sight = measure_jitter_sight(
+            _models(studio, None), worlds=command.clips, first_seed=command.seed, film=film, on_world=on_world
+        )
+    rows = sight.rows()
+    content: dict[str, object] = {
+        "worlds": command.clips,
+        "first_seed": command.seed,
+        "rows": {row.key: row.to_json() for row in rows},
+    } | _about(command, studio, None)
+    if command.out is not None:
+        from vggrpo.runtime.run_folder import write_json
+
+        command.out.mkdir(parents=True, exist_ok=True)
+        write_json(command.out / JITTER, content)
+    title = f"{command.preset}: {command.clips} held-out worlds, each filmed steadily and shaken"
+    return Outcome(result=content, shown=evaluation_table(rows, title=title))
 
 
 def evaluation_table(rows: "Sequence[Row]", *, title: str) -> Table:

@@ -16,8 +16,9 @@ _INSIDE = {"name", "folders", "hub", "sizes"}
 def list_presets() -> Outcome:
     """Every preset with its sizes, licence, needs, and whether its weights are at hand."""
     table = Table(title="Presets", title_justify="left")
-    for heading in ("name", "video", "runs on", "weights", "licence", "what it is"):
-        table.add_column(heading)
+    for heading in ("name", "video", "runs on", "weights", "licence"):
+        # A name that is cut off could not be typed.
+        table.add_column(heading, no_wrap=heading == "name")
     shown: dict[str, object] = {}
     for name, preset in PRESETS.items():
         weights, licence = weights_at_hand(preset), OWN_LICENCE if preset.hub is None else preset.hub.licence
@@ -27,11 +28,12 @@ def list_presets() -> Outcome:
             preset.memory_need,
             weights,
             licence,
-            preset.summary,
         )
         numbers = {item.name: getattr(preset, item.name) for item in fields(preset) if item.name not in _INSIDE}
         source = None if preset.hub is None else asdict(preset.hub) | {"patterns": list(preset.hub.patterns)}
         shown[name] = numbers | {"weights": weights, "licence": licence, "hub": source}
+    table.caption = "\n".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
+    table.caption_justify = "left"
     return Outcome(result={"presets": shown}, shown=table)
 
 

@@ -31,6 +31,7 @@ def build_about(service: PageService, *, assets: Path) -> None:
         ABOUT["rewards"],
         _term_list(),
         ABOUT["tuning"],
+        ABOUT["released"],
         ABOUT["api"],
         ABOUT["credits"].format(paper=PAPER_URL),
         "</article><aside>",

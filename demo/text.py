@@ -195,9 +195,9 @@ ABOUT = {
         "(turns are found too small, a pan is sometimes taken for a step aside), but has not learnt scene flow: "
         "nothing is marked as moving, so a moving object counts as an error of geometry. Read the rewards as a "
         "demonstration of the measurement, not as the last word on these videos.</p>"
-        "<p><strong>Fine-tuning it does not pay yet.</strong> Its video autoencoder smooths a shaking camera away, so the "
-        "video model hardly shows the defect that VGGRPO is to repair, and Φ<sub>g</sub> hardly sees it. You can watch "
-        "the algorithm at work here, with every number it logs; better videos need better weights first.</p>"
+        "<p><strong>Fine-tuning it does not pay yet.</strong> Its video autoencoder smooths a shaking camera away, so "
+        "the video model hardly shows the defect that VGGRPO is to repair, and Φ<sub>g</sub> hardly sees it. You can "
+        "watch the algorithm at work here, with every number it logs; better videos need better weights first.</p>"
         "<ul><li>It knows nothing but the words below, and draws nothing but that world, at 128×128 pixels.</li>"
         "<li>Its geometry is an estimate, not the truth; errors you see in the scene may be the video's or the "
         "reader's.</li><li>It is here to make the method visible and testable on any machine, not to make beautiful "
@@ -205,8 +205,8 @@ ABOUT = {
     ),
     "released": (
         "<h2>The models that researchers use</h2>"
-        "<p>Wan 2.1 (1.3 billion parameters) and Wan 2.2 (5 billion) go through the same code, with Any4D, VGGT or Depth "
-        "Anything 3 as geometry model; they need a GPU, their weights, and a Φ<sub>g</sub> that "
+        "<p>Wan 2.1 (1.3 billion parameters) and Wan 2.2 (5 billion) go through the same code, with Any4D, VGGT or "
+        "Depth Anything 3 as geometry model; they need a GPU, their weights, and a Φ<sub>g</sub> that "
         "<code>python -m vggrpo train-lgm</code> makes for them. Here they were run with small random models and "
         "checked against the released models' names and shapes; no released weights and no GPU were at hand. Under "
         "Generate, “Model” says which of them this server can draw.</p>"

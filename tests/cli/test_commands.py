@@ -113,9 +113,9 @@ def test_sigterm_leaves_nothing(run: Callable, tmp_path: Path, monkeypatch: pyte
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("vggrpo.generation.studio.judge", terminated)
-    with pytest.raises(SystemExit) as stop:
-        run("generate", "--prompt", PROMPT, "--preset", "tiny-debug", "--out", tmp_path / "run")
-    assert stop.value.code == 143
+    shown = run("generate", "--prompt", PROMPT, "--preset", "tiny-debug", "--out", tmp_path / "run")
+    assert shown.code == 143
+    assert shown.err.splitlines()[-1] == "stopped: nothing half-written was left."
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -26,7 +26,12 @@ def test_trains_resumes_and_says_so(run: Callable, tmp_path: Path) -> None:
     assert first.code == 0, first.err
     assert json.loads(first.out.splitlines()[-1])["iterations_done"] == 1
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert settings["weights"] == {"motion_smoothness": 1.0, "geometry_consistency": 0.0, "scene_smoothness": 0.0}
+    assert settings["weights"] == {
+        "motion_smoothness": 1.0,
+        "geometry_consistency": 0.0,
+        "scene_smoothness": 0.0,
+        "more": {},
+    }
     assert (settings["group_size"], settings["preset"]) == (2, "tiny-debug")
     resumed = run("train", "--out", tmp_path / "run", "--resume", "--iterations", 2, "--json")
     assert resumed.code == 0, resumed.err

@@ -82,7 +82,7 @@ def test_seen_means_the_same_colour(batch: GeometryBatch) -> None:
 
 def test_hidden_points_are_not_matched(batch: GeometryBatch) -> None:
     depth = batch.truth.depth.clone()
-    depth[:, 0] *= 0.5
+    depth[:, 0] *= 0.01
     hidden = replace(batch, truth=replace(batch.truth, depth=depth))
     assert not token_truth(hidden, patch_size=16).seen[:, 1:].any()
 

@@ -13,7 +13,7 @@ from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY
 from vggrpo.latent_geometry.foundation.any4d_start import carry_the_difference, matching_layers
 from vggrpo.latent_geometry.foundation.vit import SelfAttention
 from vggrpo.pretraining.data import select_frames
-from vggrpo.pretraining.geometry_batches import GeometryBatch, make_batch
+from vggrpo.pretraining.geometry_batches import GeometryBatch, make_batch, mirror
 from vggrpo.pretraining.geometry_matching import MatchingTeacher, bilinear_target, token_truth
 from vggrpo.worlds import make_clip, sample_scene
 
@@ -78,6 +78,18 @@ def test_seen_means_the_same_colour(batch: GeometryBatch) -> None:
     unmoved = batch.images[:, :1, :, 8::16, 8::16].permute(0, 1, 3, 4, 2).flatten(2, 3)
     seen = truth.seen[:, 1:]
     assert (matched - middle)[seen].abs().mean() < 0.6 * (unmoved - middle)[seen].abs().mean()
+
+
+def test_in_a_mirror_places_are_mirrored(batch: GeometryBatch) -> None:
+    """Tokens are looked up at the pixel right of their middle, so exactly half a pixel lies between the two."""
+    truth, mirrored = token_truth(batch, patch_size=16), token_truth(mirror(batch), patch_size=16)
+    points = batch.first_points.flip(3) * torch.tensor([-1.0, 1.0, 1.0])
+    torch.testing.assert_close(mirror(batch).first_points, points)
+    both = truth.seen.unflatten(-1, (4, 4)).flip(-1).flatten(-2) & mirrored.seen
+    assert both.sum() > 40
+    expected = truth.place.unflatten(2, (4, 4)).flip(3).flatten(2, 3)
+    expected = torch.stack([4.0 - expected[..., 0], expected[..., 1]], dim=-1)
+    assert (mirrored.place - expected)[both].abs().median() < 1 / 16
 
 
 def test_hidden_points_are_not_matched(batch: GeometryBatch) -> None:

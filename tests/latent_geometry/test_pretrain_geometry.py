@@ -35,6 +35,7 @@ from vggrpo.pretraining.geometry_losses import (
     GeometryLossWeights,
     RotationLoss,
     geometry_losses,
+    pose_losses,
     rays_of,
 )
 from vggrpo.runtime.training import Step
@@ -338,3 +339,20 @@ def test_rotations_are_weighed_as_the_second_half_of_a_run_asks(clips: list[Worl
     assert both[0]["loss/rotation"] != both[1]["loss/rotation"]
     for name in ("loss/translation", "loss/step_rotation", "loss/scale"):
         assert torch.equal(both[0][name], both[1][name]), name
+
+
+def test_a_step_over_many_frames_counts_as_much_less(clips: list[WorldClip]) -> None:
+    batch = batch_of(clips, frames=np.array([0, 4, 8]), dense=np.array([0]))
+    perfect = perfect_output(batch)
+    wrong = replace(perfect, cam_trans=perfect.cam_trans + torch.tensor([0.0, 0.1, 0.3])[None, :, None])
+    scale = scene_scale(batch.truth.depth, valid=batch.truth.valid)
+    factor = wrong.metric_scaling_factor[:, 0, 0]
+    near, far = (
+        pose_losses(wrong, batch.truth, scale=scale, factor=factor, gaps=torch.full((len(clips), 2), gap))
+        for gap in (1, 4)
+    )
+    assert near["step_translation"] > 0.01
+    torch.testing.assert_close(far["step_translation"], near["step_translation"] / 4)
+    torch.testing.assert_close(far["translation"], near["translation"])
+    whole = geometry_losses(wrong, batch, weights=GeometryLossWeights())
+    torch.testing.assert_close(whole["loss/step_translation"], far["step_translation"])

@@ -122,7 +122,13 @@ def _build_controls(service: PageService, *, defaults: SamplingDefaults) -> _Con
     ) as first_frame_section:
         gr.HTML(f'<p class="hint">{escape(FIRST_FRAME_HINT)}</p>', apply_default_css=False)
         first_frame = gr.Image(
-            type="filepath", sources=["upload", "clipboard"], show_label=False, height=170, elem_id="first-frame"
+            type="filepath",
+            # None: Gradio hands the file on as it is; it is decoded in a process of its own.
+            image_mode=None,
+            sources=["upload", "clipboard"],
+            show_label=False,
+            height=170,
+            elem_id="first-frame",
         )
     generate = gr.Button("Generate", variant="primary", elem_id="generate")
     cancel = gr.Button("Cancel", visible=False, elem_id="cancel")

@@ -10,6 +10,8 @@ from tests.demo.test_browser import PATIENCE_MS, address, visit  # noqa: F401 - 
 
 pytestmark = pytest.mark.browser
 
+UPLOAD_SECONDS = 30
+"""A file that has not arrived by then is chosen again."""
 PROMPT = "a green cone on a teal striped floor, the camera trucks left"
 
 FRAMES_SHOWN = """() => {
@@ -53,12 +55,25 @@ def make_pair(page, adapter: Path) -> None:
     page.locator("#compare-prompt textarea").fill(PROMPT)
     page.locator("#compare-adapter input").click()
     page.get_by_role("option", name="Your own LoRA").click()
-    page.locator("#compare-upload input[type=file]").set_input_files(adapter)
-    page.locator("#compare-upload", has_text="pytorch_lora").wait_for()
+    upload(page, adapter)
     page.locator("#compare").click()
     page.locator(".compare h2", has_text=PROMPT).wait_for()
     page.locator(".compare .player.ready").nth(1).wait_for()
     page.locator(".compare .curves .nsewdrag").first.wait_for()
+
+
+def upload(page, adapter: Path) -> None:
+    """Choose the file. On a busy machine the box is still being put up, and what was chosen goes with the old one."""
+    box = page.locator("#compare-upload")
+    box.locator("input[type=file]").set_input_files(adapter)
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    again = time.monotonic() + UPLOAD_SECONDS
+    while "pytorch_lora" not in box.inner_text():
+        assert time.monotonic() < deadline, f"{adapter.name} was chosen, the box shows {box.inner_text()!r}"
+        if time.monotonic() > again and box.locator("input[type=file]").count():
+            box.locator("input[type=file]").set_input_files(adapter)
+            again = time.monotonic() + UPLOAD_SECONDS
+        time.sleep(0.2)
 
 
 def wait_for_one_frame(page, frame: int) -> None:

@@ -75,6 +75,10 @@ def test_a_file_is_run_once(tmp_path: Path) -> None:
     [
         ("x = 1\n", "adds no reward"),
         ("raise ValueError('no luck')\n", "cannot be run (ValueError: no luck)"),
+        (
+            "from vggrpo.rewards import add_reward\n@add_reward\ndef half(scene):\n    return 0\nraise OSError('x')\n",
+            "cannot be run (OSError: x)",
+        ),
         ("def broken(:\n", "cannot be run (SyntaxError"),
         (
             "from vggrpo.rewards import add_reward\n@add_reward\ndef motion_smoothness(scene):\n    return 0\n",

@@ -67,20 +67,20 @@ def load_reward_file(path: Path) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = len(_added)
+    before = dict(_added)
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except UserError:
-        del sys.modules[module_name]
-        raise
+        if len(_added) == len(before):
+            raise UserError(f"{path} adds no reward: put @add_reward above its function.")
     except Exception as error:
-        # Whatever a stranger's file raises, the user is told where and what.
+        # A stranger's file may raise anything. What it added before that must not stay.
+        _added.clear()
+        _added.update(before)
         del sys.modules[module_name]
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} cannot be run ({type(error).__name__}: {error}).") from error
-    if len(_added) == before:
-        del sys.modules[module_name]
-        raise UserError(f"{path} adds no reward: put @add_reward above its function.")
 
 
 def added_term(name: str, scene: SceneGeometry) -> RewardTerm:

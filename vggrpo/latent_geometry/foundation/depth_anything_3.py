@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vggrpo.geometry.projection import rigid_matrix
 from vggrpo.latent_geometry.foundation.base import DecodedFrames, Grid
 from vggrpo.latent_geometry.foundation.static_scene import anchored_cameras, plausible_focals, static_scene
-from vggrpo.latent_geometry.foundation.stitchable import IMAGE_MEAN, IMAGE_STD, Replaced
+from vggrpo.latent_geometry.foundation.stitchable import IMAGE_MEAN, IMAGE_STD, HeldFoundation, Replaced
 from vggrpo.latent_geometry.foundation.vit import Recomputing
 from vggrpo.latent_geometry.foundation.weight_files import WeightLayout, fill, published_file, read_state
 from vggrpo.runtime.errors import UserError
@@ -77,10 +77,10 @@ class GivenTokens:
         return tokens
 
 
-class DepthAnything3(Recomputing):
+class DepthAnything3(HeldFoundation):
     """Φ for static scenes out of an installed package; implements ``base.GeometryModel``."""
 
-    full_precision_prefixes: tuple[str, ...] = ("network.head.", "network.cam_dec.", "network.cam_enc.")
+    full_precision_prefixes = ("network.head.", "network.cam_dec.", "network.cam_enc.")
     dense_chunk: int | None = None
     """Without effect: the package's head always takes eight frames at a time."""
     image_mean: Tensor
@@ -185,18 +185,6 @@ class DepthAnything3(Recomputing):
         """Φ(x), in the project's conventions."""
         features = self.finish_encoder(self.encode_tokens(images, upto=0), start=0)
         return self.decode(features, grid=self.grid_of(images))
-
-    def to_bfloat16(self) -> None:
-        """Hold the backbone in bfloat16; the heads read it in float32."""
-        for name, parameter in self.named_parameters():
-            if not name.startswith(self.full_precision_prefixes):
-                parameter.data = parameter.data.to(torch.bfloat16)
-
-    def checkpoint_blocks(self, *, enabled: bool) -> None:
-        """Whether blocks run again in the backward pass instead of keeping their activations."""
-        for module in self.modules():
-            if isinstance(module, Recomputing):
-                module.recomputes = enabled
 
     def drop_blocks(self, *, upto: int) -> None:
         """Free the patch embedding and blocks 1 … ``upto``, which a connector replaces; images cannot pass any more."""

@@ -25,11 +25,28 @@ PIXELS_AT_ONCE = 8 * 518 * 518
 FoundationConfig = Any4DConfig | VGGTConfig
 
 
-class StitchableFoundation(Recomputing):
-    """A geometry foundation model whose frame-wise encoder can be cut after any block."""
+class HeldFoundation(Recomputing):
+    """How any geometry foundation model is held: in which precision, and with which activations."""
 
     full_precision_prefixes: ClassVar[tuple[str, ...]] = ()
     """Parameters whose outputs are geometry to three or more digits; bfloat16 has two and a half."""
+
+    def to_bfloat16(self) -> None:
+        """Hold the weights in bfloat16, except those whose outputs need more digits."""
+        for name, parameter in self.named_parameters():
+            if not name.startswith(self.full_precision_prefixes):
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+    def checkpoint_blocks(self, *, enabled: bool) -> None:
+        """Whether blocks and dense heads run again in the backward pass instead of keeping their activations."""
+        for module in self.modules():
+            if isinstance(module, Recomputing):
+                module.recomputes = enabled
+
+
+class StitchableFoundation(HeldFoundation):
+    """A geometry foundation model whose frame-wise encoder can be cut after any block."""
+
     encoder_name: ClassVar[str]
     """Path of the ``VisionTransformer``."""
     fusion_prefixes: ClassVar[tuple[str, ...]]
@@ -75,18 +92,6 @@ class StitchableFoundation(Recomputing):
     def num_prefix_tokens(self) -> int:
         """Class and register tokens in front of the patch tokens."""
         return self.vit.num_prefix_tokens
-
-    def to_bfloat16(self) -> None:
-        """Hold the weights in bfloat16, except those whose outputs need more digits."""
-        for name, parameter in self.named_parameters():
-            if not name.startswith(self.full_precision_prefixes):
-                parameter.data = parameter.data.to(torch.bfloat16)
-
-    def checkpoint_blocks(self, *, enabled: bool) -> None:
-        """Whether blocks and dense heads run again in the backward pass instead of keeping their activations."""
-        for module in self.modules():
-            if isinstance(module, Recomputing):
-                module.recomputes = enabled
 
     def drop_blocks(self, *, upto: int) -> None:
         """Free what a connector replaces: the patch embedding and blocks 1 … ``upto``. Indices stay as they are."""

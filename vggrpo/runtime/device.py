@@ -5,6 +5,8 @@ pass takes up to 50 times as long. So background training takes one thread, and 
 """
 
 import os
+import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -48,3 +50,24 @@ def set_threads(use: Use) -> int:
     count = int(asked) if asked.isdigit() and int(asked) > 0 else free
     torch.set_num_threads(count)
     return count
+
+
+def describe_device(device: torch.device) -> str:
+    """For people: a GPU's name, or the processor's with the threads that torch may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    threads = torch.get_num_threads()
+    return f"{_processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def _processor_name() -> str:
+    """What Linux calls the processor, else its architecture."""
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.machine() or "a processor"

@@ -85,7 +85,7 @@ def test_every_prompt_comes_once_a_round_in_another_order() -> None:
 def test_every_preset_has_settings_that_hold_together(preset: str) -> None:
     config = training_defaults(preset)
     assert config.preset == preset
-    parts = (config.rollout_settings, config.objective_settings, config.advantage_settings, config.lora_settings)
+    parts = (config.rollout_settings, config.surrogate_settings, config.advantage_settings, config.lora_settings)
     assert all(parts)
     assert replace(config, group_size=2).group_size == 2
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from tests.grpo.toy import CONFIG, PROMPTS, Brightness, make_models, run
 from vggrpo.grpo import learner
+from vggrpo.grpo.clipped_surrogate import StepLoss
 from vggrpo.grpo.config import MAY_CHANGE_ON_RESUME, GrpoConfig, require_same_run
-from vggrpo.grpo.objective import StepLoss
 from vggrpo.grpo.trainer import train
 from vggrpo.policy.adapter import adapter_parameters
 from vggrpo.runtime.checkpoint_folder import checkpoint_folders

@@ -109,4 +109,4 @@ def _require_rewards(config: GrpoConfig) -> None:
 
 def _require_consistent(config: GrpoConfig) -> None:
     """What the parts of a configuration demand of each other; each of them raises a UserError."""
-    _ = (config.rollout_settings, config.objective_settings, config.advantage_settings, config.lora_settings)
+    _ = (config.rollout_settings, config.surrogate_settings, config.advantage_settings, config.lora_settings)

@@ -13,7 +13,7 @@ from vggrpo.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from vggrpo.grpo.advantage import AdvantageSettings
-    from vggrpo.grpo.objective import ObjectiveSettings
+    from vggrpo.grpo.clipped_surrogate import SurrogateSettings
     from vggrpo.policy.adapter import LoraSettings
     from vggrpo.policy.rollout import RolloutSettings
 
@@ -281,11 +281,11 @@ class GrpoConfig:
         return self.guidance_passes == "together"
 
     @property
-    def objective_settings(self) -> "ObjectiveSettings":
+    def surrogate_settings(self) -> "SurrogateSettings":
         """The loss."""
-        from vggrpo.grpo.objective import ObjectiveSettings
+        from vggrpo.grpo.clipped_surrogate import SurrogateSettings
 
-        return ObjectiveSettings(
+        return SurrogateSettings(
             clip_range=self.clip_range,
             kl=self.kl,
             kl_weight=self.kl_weight,

@@ -15,8 +15,8 @@ from diffusers import WanTransformer3DModel
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vggrpo.grpo.clipped_surrogate import OldStep, StepLoss, step_loss
 from vggrpo.grpo.config import GrpoConfig
-from vggrpo.grpo.objective import OldStep, StepLoss, step_loss
 from vggrpo.grpo.processes import Processes
 from vggrpo.policy.adapter import adapter_parameters
 from vggrpo.policy.rollout import Rollout, micro_batches, replay, replay_reference
@@ -91,7 +91,7 @@ class Learner:
         self._transformer = transformer
         self._config = config
         self._rollout = config.rollout_settings
-        self._objective = config.objective_settings
+        self._objective = config.surrogate_settings
         self._processes = processes
         self._parameters = adapter_parameters(transformer)
         processes.make_equal(self._parameters.values())

@@ -13,8 +13,8 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from vggrpo.generation.architecture import Architecture
+from vggrpo.grpo.clipped_surrogate import OldStep, step_loss
 from vggrpo.grpo.config import GrpoConfig
-from vggrpo.grpo.objective import OldStep, step_loss
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.pixel_grid import resize_for_geometry
 from vggrpo.planning.dry_run import Cost, dry_run
@@ -153,7 +153,7 @@ class _Steps:
             OldStep(log_prob=rollout.log_prob[:, 0], mean=rollout.mean[:, 0]),
             torch.empty(self.count, device=META),
             reference=replace(new, velocity=new.velocity.detach(), mean=new.mean.detach()),
-            settings=self.config.objective_settings,
+            settings=self.config.surrogate_settings,
         )
         torch.autograd.backward(loss.loss.sum())
         return [parameter.grad for parameter in adapter_parameters(self.transformer).values()]

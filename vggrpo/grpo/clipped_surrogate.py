@@ -1,4 +1,4 @@
-"""The loss of one window step: clipped surrogate plus KL to the reference policy.
+"""GRPO's loss of one window step: clipped surrogate plus KL to the reference policy.
 
     ρ = exp(log π_θ − log π_old)          Â clipped to ±advantage_clip
     L = max(−Â ρ, −Â clip(ρ, 1 − ε, 1 + ε)) + β KL
@@ -32,7 +32,7 @@ KlKind = Literal["velocity", "gaussian", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectiveSettings:
+class SurrogateSettings:
     """The paper's values; with ``ratio_norm`` take a ``clip_range`` near 2e-6."""
 
     clip_range: float = 1e-3
@@ -83,7 +83,7 @@ def step_loss(
     advantages: Float[Tensor, " B"],
     *,
     reference: StepResult | None,
-    settings: ObjectiveSettings,
+    settings: SurrogateSettings,
 ) -> StepLoss:
     """Everything of one step, one value a sample. ``reference`` may be None where the KL is not asked for.
 
@@ -102,7 +102,7 @@ def step_loss(
 
 
 def clipped_surrogate(
-    ratio: Float[Tensor, " B"], advantages: Float[Tensor, " B"], *, settings: ObjectiveSettings
+    ratio: Float[Tensor, " B"], advantages: Float[Tensor, " B"], *, settings: SurrogateSettings
 ) -> Surrogate:
     """max(−Â ρ, −Â clip(ρ, 1 − ε, 1 + ε)): no gradient once ρ has left the range in the direction that Â asks for."""
     bounded = advantages.to(ratio).clamp(-settings.advantage_clip, settings.advantage_clip)
@@ -129,7 +129,7 @@ def gaussian_kl(
     return (mean - reference.detach()).square().flatten(1).mean(1) / (2.0 * std**2)
 
 
-def _kl(new: StepResult, reference: StepResult | None, settings: ObjectiveSettings) -> Float[Tensor, " B"]:
+def _kl(new: StepResult, reference: StepResult | None, settings: SurrogateSettings) -> Float[Tensor, " B"]:
     if settings.kl == "none" or settings.kl_weight == 0.0:
         return torch.zeros_like(new.log_prob)
     if reference is None:

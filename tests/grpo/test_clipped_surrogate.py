@@ -1,4 +1,4 @@
-"""The objective against its formulas: gradients, torch's own KL, and Monte Carlo under the old policy."""
+"""The surrogate against its formulas: gradients, torch's own KL, and Monte Carlo under the old policy."""
 
 import math
 from dataclasses import replace
@@ -8,9 +8,9 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from vggrpo.grpo.objective import (
-    ObjectiveSettings,
+from vggrpo.grpo.clipped_surrogate import (
     OldStep,
+    SurrogateSettings,
     clipped_surrogate,
     gaussian_kl,
     ratio_norm,
@@ -29,8 +29,8 @@ SHAPE = (3, 2, 2, 4, 4)
 DIMENSIONS = 64
 GRID = noise_grid(10, shift=3.0)
 ALL = sorted(TRANSITIONS)
-PLAIN = ObjectiveSettings(kl="none", clip_range=0.2)
-GUARD = ObjectiveSettings(kl="none", clip_range=0.2, ratio_norm=True)
+PLAIN = SurrogateSettings(kl="none", clip_range=0.2)
+GUARD = SurrogateSettings(kl="none", clip_range=0.2, ratio_norm=True)
 
 
 def draw(*, seed: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
@@ -149,7 +149,7 @@ def test_ratio_norm_makes_the_gradient_of_flow_sde_the_same_at_every_step(index:
 
 @pytest.mark.parametrize("settings", [PLAIN, GUARD], ids=["plain", "ratio norm"])
 @pytest.mark.parametrize("name", ALL)
-def test_gradient_of_the_loss_against_finite_differences(name: str, settings: ObjectiveSettings) -> None:
+def test_gradient_of_the_loss_against_finite_differences(name: str, settings: SurrogateSettings) -> None:
     """Away from the old policy, with KL, along a random direction."""
     how = replace(settings, kl="gaussian", kl_weight=0.1)
     latents, direction, advantages = draw(seed=0), draw(seed=3), torch.tensor([-1.0, 0.5, 2.0])
@@ -207,7 +207,7 @@ def test_kl_has_a_gradient_in_the_policy_and_none_in_the_reference() -> None:
 
 def test_kl_without_its_reference_is_a_mistake_of_the_caller() -> None:
     step = take_step(TRANSITIONS["constant"], draw(seed=1), draw(seed=0), grid=GRID, index=2)
-    for how in (ObjectiveSettings(), ObjectiveSettings(kl="gaussian")):
+    for how in (SurrogateSettings(), SurrogateSettings(kl="gaussian")):
         with pytest.raises(ValueError, match="reference"):
             step_loss(step, old_of(step), torch.zeros(3), reference=None, settings=how)
         without = step_loss(step, old_of(step), torch.zeros(3), reference=None, settings=replace(how, kl_weight=0.0))
@@ -244,7 +244,7 @@ def rollout(policy: WanTransformer3DModel) -> Rollout:
 def test_kl_to_the_reference_is_zero_with_the_adapter_off_and_has_a_gradient_with_it_on(
     policy: WanTransformer3DModel, rollout: Rollout, kind: str
 ) -> None:
-    how = ObjectiveSettings(kl=kind, kl_weight=1.0)
+    how = SurrogateSettings(kl=kind, kl_weight=1.0)
     nothing = torch.zeros(4)
     reference = replay_reference(policy, rollout, CONDITIONS, SETTINGS, step=1)
     old = OldStep(log_prob=rollout.log_prob[:, 1], mean=rollout.mean[:, 1])
@@ -262,7 +262,7 @@ def test_kl_to_the_reference_is_zero_with_the_adapter_off_and_has_a_gradient_wit
 @pytest.mark.parametrize("settings", [PLAIN, GUARD], ids=["plain", "ratio norm"])
 @pytest.mark.parametrize("name", ALL)
 def test_a_step_down_the_loss_makes_better_videos_likelier(
-    policy: WanTransformer3DModel, name: str, settings: ObjectiveSettings
+    policy: WanTransformer3DModel, name: str, settings: SurrogateSettings
 ) -> None:
     how = replace(SETTINGS, transition=name)
     rollout = collect(policy, CONDITIONS, how, shape=(2, 3, 4, 4), group=0, seed=0, count=4)
@@ -296,5 +296,5 @@ def test_a_step_down_the_loss_makes_better_videos_likelier(
 )
 def test_settings_that_cannot_train_are_the_users_mistake(changes: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        ObjectiveSettings(**changes)
+        SurrogateSettings(**changes)
     assert "\n" not in str(caught.value)

@@ -81,6 +81,6 @@ def test_the_command_writes_every_stage(tmp_path: Path, capsys: pytest.CaptureFi
     assert {key.split("/")[1] for key in printed["rows"]} == set(STAGES)
 
 
-def test_options_without_a_meaning_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "jitter", "--preset", "tiny-debug", "--clips", "2", "--judge", str(tmp_path)]) == 2
-    assert "leave out --record, --adapter and --judge" in capsys.readouterr().err
+def test_options_without_a_meaning_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "jitter", "--preset", "tiny-debug", "--clips", "2", "--record"]) == 2
+    assert "--record" in capsys.readouterr().err

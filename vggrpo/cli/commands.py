@@ -6,63 +6,9 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
+from vggrpo.cli.evaluate_commands import Evaluate
+from vggrpo.cli.options import Command, JudgingCommand
 from vggrpo.grpo.config import GrpoConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
-    """Options of every command."""
-
-    json: bool = False
-    """Print the result as one JSON object on the last line of standard output."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WeightsChoice(Command):
-    """Options of every command that loads a preset's models; what is not given is the preset's."""
-
-    preset: str = "tiny"
-    """See `presets`."""
-    model_folder: Path | None = None
-    """A local folder with the video model (a diffusers WanPipeline) instead of fetching it."""
-    offline: bool = False
-    """Fetch nothing: what is not in the local cache is an error."""
-    geometry_weights: Path | None = None
-    """Weights of the geometry model Φ, a folder or one file, instead of fetching them."""
-    latent_geometry: Path | None = None
-    """A latent geometry model Φ_g: the folder that `train-lgm` exported."""
-    height: int | None = None
-    """Height of the video in pixels."""
-    width: int | None = None
-    """Width of the video in pixels."""
-    frames: int | None = None
-    """Frames of the video, 4 n + 1."""
-
-    @property
-    def geometry_model_name(self) -> str | None:
-        """Which Φ; the preset's if None. `score` names a file `--geometry`, so the flag differs by command."""
-        return None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelChoice(WeightsChoice):
-    """The same, with the choice of the geometry model."""
-
-    geometry: str | None = None
-    """The geometry model Φ: any4d, or vggt for scenes that stand still."""
-
-    @property
-    def geometry_model_name(self) -> str | None:
-        """See ``WeightsChoice``."""
-        return self.geometry
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JudgingCommand(WeightsChoice):
-    """Options of the commands that compute rewards."""
-
-    reward_file: tuple[Path, ...] = ()
-    """Python files that add rewards of your own, see examples/level_horizon.py."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,28 +148,6 @@ class Compare(JudgingCommand):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluate(ModelChoice):
-    """Measure the embedded model on held-out worlds, against the targets that it was made for."""
-
-    what: Positional[Literal["assets", "jitter"]]
-    """assets: the weights: autoencoder, video model, Φ and Φ_g. jitter: whether the reward sees a shaking camera."""
-    clips: int = 64
-    """True and generated clips to measure on; for jitter worlds, each filmed twice."""
-    seed: int = 0
-    """The first held-out world; its caption is a prompt."""
-    adapter: Path | None = None
-    """A LoRA on the video model: a .safetensors file or a folder that `train` wrote."""
-    judge: Path | None = None
-    """The judge of objects: the subfolder model that `pretrain judge` wrote; the shipped one if not given."""
-    batch: int = 4
-    """Videos denoised together."""
-    out: Path | None = None
-    """Folder for evaluation.json and clips.png, a sheet of generated clips beside true ones."""
-    record: bool = False
-    """Note the numbers in the MANIFEST of the shipped weights."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainCommand(Command):
     """Options of every training command."""
 
@@ -263,10 +187,12 @@ class PretrainVideo(PretrainCommand):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainGeometry(PretrainCommand):
-    """Train the geometry model Φ on the world's exact truth."""
+    """Train the geometry model Φ on the world's exact truth, or the independent one that `evaluate` judges with."""
 
-    out: Path = Path("runs/geometry")
-    """Output folder; the finished model is in its subfolder model."""
+    judge: bool = False
+    """Train the independent judge: another size, other random numbers, other worlds; never a reward or a teacher."""
+    out: Path | None = None
+    """Output folder, runs/geometry (runs/geometry-judge) if not given; the model is in its subfolder model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

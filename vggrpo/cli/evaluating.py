@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from vggrpo.cli.commands import Evaluate
+from vggrpo.cli.evaluate_commands import EvaluateAssets, EvaluateJitter
 from vggrpo.cli.model_choice import check_choice, open_studio
 from vggrpo.cli.terminal import Outcome, PhaseProgress
 from vggrpo.presets import Preset
@@ -33,11 +33,14 @@ _MOST_BATCH = 256
 _VERDICTS = {True: "reached", False: "not reached", None: ""}
 
 
-def run(command: Evaluate) -> Outcome:
+def run(command: EvaluateAssets | EvaluateJitter) -> Outcome:
     """Everything that can be wrong with the request is said before a model is loaded."""
     preset = _check(command)
-    if command.what == "jitter":
-        return _run_jitter(command, preset)
+    return _run_jitter(command, preset) if isinstance(command, EvaluateJitter) else _run_assets(command, preset)
+
+
+def _run_assets(command: EvaluateAssets, preset: Preset) -> Outcome:
+    """Every weight on true and generated clips."""
     with PhaseProgress() as progress:
         progress.phase("load")
         from vggrpo.evaluation.assets import HeldOutClips, evaluate_assets
@@ -62,10 +65,8 @@ def run(command: Evaluate) -> Outcome:
     return Outcome(result=content, shown=evaluation_table(evaluation.rows, title=_title(command, evaluation)))
 
 
-def _run_jitter(command: Evaluate, preset: Preset) -> Outcome:
+def _run_jitter(command: EvaluateJitter, preset: Preset) -> Outcome:
     """The same worlds filmed steadily and shaken, through every stage."""
-    if command.record or command.adapter is not None or command.judge is not None:
-        raise UserError("evaluate jitter draws nothing and records nothing: leave out --record, --adapter and --judge.")
     with PhaseProgress() as progress:
         progress.phase("load")
         from vggrpo.evaluation.assets import EvaluationProgress
@@ -93,7 +94,9 @@ def _run_jitter(command: Evaluate, preset: Preset) -> Outcome:
         "worlds": command.clips,
         "first_seed": command.seed,
         "rows": {row.key: row.to_json() for row in rows},
-    } | _about(command, studio, None)
+        "preset": preset.name,
+        "device": _device(studio),
+    }
     if command.out is not None:
         from vggrpo.runtime.run_folder import write_json
 
@@ -143,34 +146,41 @@ def _cells(row: "Row", reasons: list[str]) -> tuple[str, ...]:
     )
 
 
-def _check(command: Evaluate) -> Preset:
+def _check(command: EvaluateAssets | EvaluateJitter) -> Preset:
     """The preset; raises a UserError for the first thing that is wrong."""
     from vggrpo.worlds import FIRST_TRAINING_SEED
 
     preset = check_choice(command)
     if not preset.closed_vocabulary:
-        raise UserError(f"evaluate assets measures the embedded model on its own world; {preset.name} has another.")
+        raise UserError(
+            f"evaluate assets and jitter measure the embedded model on its own world; {preset.name} has another."
+        )
     if not 1 <= command.clips <= _MOST_CLIPS:
         raise UserError(f"{command.clips} clips were asked for; give 1 to {_MOST_CLIPS}.")
     # As many again are drawn behind them, for the yardstick of the Fréchet distance.
     last = FIRST_TRAINING_SEED - 2 * command.clips
     if not 0 <= command.seed <= last:
         raise UserError(f"The seed is {command.seed}; give 0 to {last}, the held-out worlds.")
+    if command.out is not None:
+        if command.out.is_file():
+            raise UserError(f"{command.out} is a file; choose another output folder.")
+        require_writable(command.out)
+    if isinstance(command, EvaluateAssets):
+        _check_assets(command, preset)
+    return preset
+
+
+def _check_assets(command: EvaluateAssets, preset: Preset) -> None:
     if not 1 <= command.batch <= _MOST_BATCH:
         raise UserError(f"A batch of {command.batch} was asked for; give 1 to {_MOST_BATCH}.")
     for path in (command.judge, command.adapter):
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist.")
-    if command.out is not None:
-        if command.out.is_file():
-            raise UserError(f"{command.out} is a file; choose another output folder.")
-        require_writable(command.out)
     if command.record and (preset.folders is None or command.adapter or command.model_folder):
         raise UserError("--record notes the numbers of the shipped weights, as they are: leave it out here.")
-    return preset
 
 
-def _judge_folder(command: Evaluate, preset: Preset) -> Path | None:
+def _judge_folder(command: EvaluateAssets, preset: Preset) -> Path | None:
     """The judge that was named, else the shipped one, else none."""
     if command.judge is not None:
         return command.judge
@@ -191,7 +201,7 @@ def _models(studio: "Studio", judge: Path | None) -> "AssetModels":
     )
 
 
-def _denoise(studio: "Studio", command: Evaluate) -> "Denoise":
+def _denoise(studio: "Studio", command: EvaluateAssets) -> "Denoise":
     """The preset's own sampler, with an adapter if one was named."""
     from vggrpo.evaluation.assets import PromptSeed
     from vggrpo.generation import GenerateRequest
@@ -217,20 +227,24 @@ def shipped_weight_bytes(preset: Preset) -> list[int] | None:
     return [path.stat().st_size for path in paths]
 
 
-def _about(command: Evaluate, studio: "Studio", judge: Path | None) -> dict[str, object]:
+def _about(command: EvaluateAssets, studio: "Studio", judge: Path | None) -> dict[str, object]:
     """What was measured, with which settings."""
-    import platform
-
-    import torch
-
     preset = studio.preset
     return {
         "preset": preset.name,
         "adapter": None if command.adapter is None else command.adapter.name,
         "judge": None if judge is None else judge.name,
         "sampler": {"steps": preset.steps, "guidance": preset.guidance, "flow_shift": preset.flow_shift},
-        "device": f"{studio.models.device} ({platform.machine()}, {torch.get_num_threads()} thread(s))",
+        "device": _device(studio),
     }
+
+
+def _device(studio: "Studio") -> str:
+    import platform
+
+    import torch
+
+    return f"{studio.models.device} ({platform.machine()}, {torch.get_num_threads()} thread(s))"
 
 
 def _write(out: Path, evaluation: "AssetEvaluation", content: dict[str, object]) -> None:
@@ -258,7 +272,7 @@ def record_evaluation(preset: Preset, content: dict[str, object]) -> None:
     atomic_write_text(preset.folders.manifest, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
 
 
-def _title(command: Evaluate, evaluation: "AssetEvaluation") -> str:
+def _title(command: EvaluateAssets, evaluation: "AssetEvaluation") -> str:
     tuned = "" if command.adapter is None else f" with {command.adapter.name}"
     last = command.seed + command.clips - 1
     return (

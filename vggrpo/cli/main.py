@@ -11,6 +11,14 @@ from types import FrameType
 import tyro
 
 from vggrpo.cli import commands
+from vggrpo.cli.evaluate_commands import (
+    Evaluate,
+    EvaluateAdapters,
+    EvaluateAssets,
+    EvaluateJitter,
+    EvaluateRobustness,
+    with_subject,
+)
 from vggrpo.cli.terminal import Outcome, note, show
 from vggrpo.cli.train_settings import starting_settings
 from vggrpo.runtime.checkpoint_folder import checkpoint_folders
@@ -92,13 +100,16 @@ def _parse(argv: list[str]) -> commands.Command:
 
     It reads unions as subcommands, which no type checker takes for a type.
     """
-    parsed: commands.Command | commands.Pretrain = tyro.cli(
+    argv = with_subject(argv)
+    parsed: commands.Command | commands.Pretrain | Evaluate = tyro.cli(
         commands.with_train(starting_settings(argv)),
         args=argv,
         prog=PROGRAM,
         description="VGGRPO Studio: world-consistent text-to-video, judged by its 4D geometry.",
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs),
     )
+    if isinstance(parsed, Evaluate):
+        return parsed.subject
     return parsed.stage if isinstance(parsed, commands.Pretrain) else parsed
 
 
@@ -127,10 +138,18 @@ def _run(command: commands.Command) -> Outcome:
         from vggrpo.cli import comparing
 
         return comparing.run(command)
-    if isinstance(command, commands.Evaluate):
+    if isinstance(command, EvaluateAssets | EvaluateJitter):
         from vggrpo.cli import evaluating
 
         return evaluating.run(command)
+    if isinstance(command, EvaluateAdapters):
+        from vggrpo.cli import contesting
+
+        return contesting.run(command)
+    if isinstance(command, EvaluateRobustness):
+        from vggrpo.cli import robustness
+
+        return robustness.run(command)
     if isinstance(command, commands.Plan):
         from vggrpo.cli import planning
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vggrpo.cli.commands import WeightsChoice
+from vggrpo.cli.options import WeightsChoice
 from vggrpo.cli.terminal import PhaseProgress, note
 from vggrpo.presets import Preset, get_preset
 from vggrpo.runtime.errors import UserError

@@ -100,10 +100,8 @@ class EvaluateRobustness(ModelChoice):
     """Held-out worlds to measure on."""
     seed: int = 0
     """The first of them; it also decides the noise."""
-    batch: int = 4
-    """Videos read together."""
     levels: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    """Shares of noise in the latents."""
+    """Standard deviations of the noise; the latents' own is about 1. 0, no noise, is always among them."""
     out: Path | None = None
     """Folder for robustness.json."""
     record: bool = False

@@ -21,7 +21,7 @@ from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import atomic_write_text, require_writable
 from vggrpo.runtime.integrity import sha256_of
 
-RESULTS = Path("assets/results")
+RESULTS = Path(__file__).resolve().parents[2] / "assets" / "results"
 """Where results that ship lie: NAME.json beside its picture NAME.png."""
 FORMAT = 1
 """Raised when a reader of older files would misread them."""
@@ -56,6 +56,11 @@ class Result:
     kind: str
     provenance: Provenance
     content: Mapping[str, object]
+
+
+def result_path(name: str) -> Path:
+    """Where ``--record`` writes the result of a name."""
+    return RESULTS / f"{name}.json"
 
 
 def take_provenance(

@@ -14,6 +14,7 @@ import torch
 
 from tests.rewards.analytic import make_scene
 from vggrpo.cli.examples import EXAMPLES, thin_geometry
+from vggrpo.evaluation.results import read_result
 from vggrpo.geometry.projection import world_points_from_depth
 from vggrpo.presets import get_preset
 from vggrpo.rewards import judge
@@ -140,10 +141,18 @@ def test_bench_times_every_phase_cold_and_warm(run: Callable) -> None:
     assert result["warm"]["total"] == pytest.approx(sum(result["warm"].values()) / 2, abs=0.01)
 
 
-def test_bench_reward_measures_both_routes_on_the_same_latents(run: Callable) -> None:
+def test_bench_reward_measures_both_routes_on_the_same_latents(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vggrpo.evaluation.results.RESULTS", tmp_path)
     options = ("--preset", "tiny-debug", "--videos", 2, "--steps", 1, "--repeats", 1)
-    shown = run("bench", "reward", *options, "--json")
+    shown = run("bench", "reward", *options, "--record", "--json")
     result = json.loads(shown.out.splitlines()[-1])
+    recorded = read_result(tmp_path / "cost.json", kind="cost")
+    assert recorded.content == result
+    assert recorded.provenance.command == (
+        "python -m vggrpo bench reward --preset tiny-debug --steps 1 --repeats 1 --videos 2 --record"
+    )
     latent, rgb = result["latent"], result["rgb"]
     assert set(latent["phases"]) == {"geometry", "judge"}
     assert set(rgb["phases"]) == {"decode", "geometry", "judge"}

@@ -161,6 +161,7 @@ def test_damaged_weights_are_named_before_they_are_used(
         (("bench", "generate", "--repeats", "0"), "at least 1"),
         (("bench", "reward", "--repeats", "0"), "at least 1"),
         (("bench", "reward", "--videos", "0"), "0 videos"),
+        (("bench", "train", "--record"), "bench train records nothing"),
     ],
 )
 def test_training_commands_say_what_has_to_come_first(

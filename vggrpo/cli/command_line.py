@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from vggrpo.cli.commands import Command
+from vggrpo.cli.options import Command
 
 PROGRAM = "python -m vggrpo"
 HIDDEN = ("out", "json", "what")

@@ -96,6 +96,8 @@ class Bench(Command):
     """Warm runs; the fastest one is shown."""
     videos: int = 4
     """Videos whose rewards are computed together (reward only)."""
+    record: bool = False
+    """Also write the numbers to assets/results (reward only)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,8 @@ def run(command: Generate | Score | Bench | Examples) -> Outcome:
         return _score(command)
     if isinstance(command, Examples):
         return _examples(command)
+    if command.record and command.what != "reward":
+        raise UserError(f"bench {command.what} records nothing: leave out --record, or run bench reward.")
     if command.what == "phases":
         return bench_phases(command)
     if command.what == "train":

@@ -5,13 +5,15 @@ weights that the route needs plus the most that its tensors take at once.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from rich.table import Table
 
+from vggrpo.cli.command_line import shown_command
 from vggrpo.cli.commands import Bench
+from vggrpo.cli.recording import loaded_weights
 from vggrpo.cli.terminal import Outcome, PhaseProgress
 from vggrpo.presets import get_preset
 from vggrpo.runtime.errors import UserError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 BENCH_PROMPT = "a red sphere and a blue cube on a grey checkered floor, the camera orbits left"
 MAX_VIDEOS = 64
+NAME = "cost"
+"""Kind and name of the recorded result."""
 PHASES = ("decode", "geometry", "judge")
 _ROWS = (
     ("seconds", "total, s", 3),
@@ -126,6 +130,7 @@ def bench_reward(command: Bench) -> Outcome:
     if not 1 <= command.videos <= MAX_VIDEOS:
         raise UserError(f"{command.videos} videos were asked for; give 1 to {MAX_VIDEOS}.")
     get_preset(command.preset)
+    began = time.monotonic()
     with PhaseProgress() as progress:
         progress.phase("load")
         import torch
@@ -152,8 +157,25 @@ def bench_reward(command: Bench) -> Outcome:
             "peak_mb": round(latent.peak_mb / rgb.peak_mb, 4),
         },
     }
+    if command.record:
+        _record(command, studio, result, seconds=time.monotonic() - began)
     title = f"rewards of {command.videos} videos, {command.preset}, {result['device']}, {result['threads']} threads"
     return Outcome(result=result, shown=_table(latent, rgb, title=title))
+
+
+def _record(command: Bench, studio: "Studio", result: Mapping[str, object], *, seconds: float) -> None:
+    """Among the results that ship, for the figure of costs."""
+    from vggrpo.evaluation.results import Result, result_path, take_provenance, write_result
+
+    provenance = take_provenance(
+        shown_command(command, words="bench reward"),
+        preset=command.preset,
+        device=studio.models.device,
+        seconds=seconds,
+        seeds={"first_video": 0},
+        weights=loaded_weights(studio.models, ("vae", "transformer", "geometry", "latent_geometry")),
+    )
+    write_result(result_path(NAME), Result(kind=NAME, provenance=provenance, content=result))
 
 
 def make_routes(studio: "Studio", *, micro_batch: int) -> tuple[Route, Route]:

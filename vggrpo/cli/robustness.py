@@ -81,28 +81,34 @@ def robustness_table(measured: "Robustness", *, title: str) -> Table:
     from vggrpo.evaluation.robustness import AGAINST, MEASURES, ErrorKey
 
     table = Table(title=title, title_justify="left", pad_edge=False)
-    for heading in ("noise σ", "Φ_g on latents", "Φ on decoded", "Φ − Φ_g", "95 % interval"):
+    table.add_column("noise σ", no_wrap=True)
+    for heading in ("Φ_g on latents", "Φ on decoded", "Φ − Φ_g", "95 % interval"):
         table.add_column(heading, justify="right")
     for measure, measure_name in MEASURES.items():
         for against, against_name in AGAINST.items():
             table.add_section()
-            table.add_row(f"[bold]{measure_name}, against {against_name}[/bold]")
+            table.add_row(f"{measure_name} against {against_name}", style="bold")
             for index, level in enumerate(measured.levels):
                 latent, decoded = (
                     measured.estimate(ErrorKey(reader=reader, against=against, measure=measure), level=index)
                     for reader in ("latent", "decoded")
                 )
                 gain = measured.advantage(against=against, measure=measure, level=index)
-                table.add_row(f"{level:g}", _shown(latent), _shown(decoded), _shown(gain), _interval(gain))
+                table.add_row(f"  {level:g}", _shown(latent), _shown(decoded), _shown(gain), _interval(gain))
     return table
 
 
 def _shown(estimate: "Estimate") -> str:
-    return f"{estimate.value:.2f}" if estimate.is_measured else "–"
+    return _degrees(estimate.value) if estimate.is_measured else "–"
 
 
 def _interval(estimate: "Estimate") -> str:
-    return "–" if estimate.interval == "none" else f"{estimate.low:.2f} to {estimate.high:.2f}"
+    return "–" if estimate.interval == "none" else f"{_degrees(estimate.low)} to {_degrees(estimate.high)}"
+
+
+def _degrees(value: float) -> str:
+    """Two decimals; adding 0 takes the sign off a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _check(command: EvaluateRobustness) -> Preset:

@@ -30,8 +30,8 @@ from vggrpo.latents import video_from_frames
 from vggrpo.types import Latents, SceneGeometry, WorldClip
 
 READERS = {"latent": "Φ_g(z + σ ε)", "decoded": "Φ(decode(z + σ ε))"}
-AGAINST = {"truth": "exact cameras", "clean": "own reading without noise"}
-MEASURES = {"rotation_degrees": "rotation", "direction_degrees": "direction of travel"}
+AGAINST = {"truth": "exact cameras", "clean": "own clean reading"}
+MEASURES = {"rotation_degrees": "rotation", "direction_degrees": "direction"}
 CHANCE_DEGREES = 90.0
 """Mean angle between two random directions in space."""
 

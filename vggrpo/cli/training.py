@@ -1,6 +1,7 @@
 """``pretrain …`` and ``train-lgm``: the commands that make the shipped weights."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from vggrpo.cli.commands import (
     Command,
@@ -71,11 +72,15 @@ def _video(command: PretrainVideo) -> Outcome:
 
 
 def _geometry(command: PretrainGeometry) -> Outcome:
-    from vggrpo.pretraining.geometry import TINY_TRAINING, pretrain_geometry
+    from vggrpo.pretraining.geometry import JUDGE_TRAINING, TINY_TRAINING, pretrain_geometry
 
-    training = replace(TINY_TRAINING, loop=loop_of(command, TINY_TRAINING.loop))
-    begin_run(command.out, training, resume=command.resume)
-    return training_outcome(pretrain_geometry(training, out=command.out, resume=command.resume), command.out)
+    chosen = JUDGE_TRAINING if command.judge else TINY_TRAINING
+    out = command.out or Path("runs/geometry-judge" if command.judge else "runs/geometry")
+    loop = loop_of(command, chosen.loop)
+    # The same --seed never gives the judge and the model that it is to judge the same random numbers.
+    training = replace(chosen, loop=replace(loop, seed=loop.seed + chosen.loop.seed))
+    begin_run(out, training, resume=command.resume)
+    return training_outcome(pretrain_geometry(training, out=out, resume=command.resume), out)
 
 
 def _judge(command: PretrainJudge) -> Outcome:

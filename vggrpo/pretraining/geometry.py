@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
-from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY, Any4DConfig
+from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, JUDGE, TINY, Any4DConfig
 from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.foundation.registry import save_geometry
@@ -59,6 +59,8 @@ class GeometryTraining:
     loop: LoopConfig
     weights: GeometryLossWeights = field(default_factory=GeometryLossWeights)
     num_clips: int = 2000
+    first_clip: int = FIRST_TRAINING_SEED
+    """The world seed of the first of ``num_clips`` training clips."""
     image_size: int = 128
     frame_budget: int = 32
     short_frames: tuple[int, int] = (2, 3)
@@ -85,6 +87,28 @@ TINY_TRAINING = GeometryTraining(
     ),
 )
 """The embedded model's training: about two hours on one CPU core."""
+
+JUDGE_TRAINING = GeometryTraining(
+    model=JUDGE,
+    loop=LoopConfig(
+        steps=3600,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        final_learning_rate=0.02,
+        weight_decay=0.01,
+        ema_decay=0.998,
+        checkpoint_every=100,
+        seed=1,
+    ),
+    num_clips=1200,
+    first_clip=FIRST_TRAINING_SEED + 10_000,
+    dense_steps=(0.4, 0.8),
+    whole_steps=(0.1, 0.6),
+)
+"""The independent judge: another size, other random numbers, and other worlds than anything else was trained on.
+
+More dense steps than for Φ, because evaluation fits cameras to what the frames show, and takes depth from the judge.
+"""
 
 DEBUG_TRAINING = GeometryTraining(
     model=DEBUG,
@@ -148,7 +172,7 @@ def draw_batch(step: Step, training: GeometryTraining, *, clips: ClipCache) -> G
         frames = np.stack([choose(step.rng, total=NUM_FRAMES, count=length) for _ in range(count)])
     dense_count = min(dense_count, frames.shape[1]) if is_dense else 0
     dense = np.sort(step.rng.choice(frames.shape[1], size=dense_count, replace=False))
-    seeds = FIRST_TRAINING_SEED + step.rng.choice(training.num_clips, size=count, replace=False)
+    seeds = training.first_clip + step.rng.choice(training.num_clips, size=count, replace=False)
     chosen = [clips.clip(int(seed), frames=row) for seed, row in zip(seeds, frames, strict=True)]
     scenes = [sample_scene(int(seed)) for seed in seeds]
     batch = make_batch(chosen, scenes=scenes, frames=frames, dense=dense, total=NUM_FRAMES)

@@ -61,6 +61,25 @@ TINY = Any4DConfig(
 )
 """The embedded model: 128 × 128 pixels are 8 × 8 tokens, the grid of 8× latents behind a stride of 2."""
 
+JUDGE = Any4DConfig(
+    patch_size=16,
+    position_grid=8,
+    encoder_dim=128,
+    encoder_depth=3,
+    encoder_heads=2,
+    sharing_dim=112,
+    sharing_depth=6,
+    sharing_heads=2,
+    sharing_taps=(1, 3),
+    max_views=32,
+    dpt_features=24,
+    dpt_layer_dims=(16, 24, 32, 48),
+    pose_hidden=64,
+    scale_hidden=32,
+    flow_grid="self",
+)
+"""Narrower, shallower and with fewer heads: what judges the embedded model must not share its Φ's mistakes."""
+
 DEBUG = Any4DConfig(
     patch_size=16,
     position_grid=8,

@@ -10,7 +10,7 @@ import torch
 
 from tests.grpo.test_trainer import logged, state
 from tests.grpo.toy import CONFIG, SHAPE, Brightness, embed, make_models, run
-from vggrpo.grpo import learner, trainer
+from vggrpo.grpo import policy_gradient
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.memory_errors import memory_advice, naming_the_setting
 from vggrpo.policy.rollout import collect
@@ -50,9 +50,9 @@ def test_out_of_memory_is_one_line_and_the_run_goes_on_with_less(
     rewards = Brightness()
     with monkeypatch.context() as broken:
         if phase == "rollout":
-            broken.setattr(trainer, "collect", failing(trainer.collect, after=2, error=error))
+            broken.setattr(policy_gradient, "collect", failing(policy_gradient.collect, after=2, error=error))
         elif phase == "update":
-            broken.setattr(learner, "replay", failing(learner.replay, after=4, error=error))
+            broken.setattr(policy_gradient, "replay", failing(policy_gradient.replay, after=4, error=error))
         else:
             rewards.before = failing(lambda _: None, after=1, error=error)
         with pytest.raises(UserError, match=words) as caught:
@@ -111,13 +111,13 @@ def test_text_encoder_and_decoder_leave(tmp_path: Path) -> None:
 def test_states_wait_in_main_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every group's states move there before anything is judged (here all is on the CPU, so the calls are counted)."""
     moved: list[torch.device] = []
-    move = trainer.Rollout.to
+    move = policy_gradient.Rollout.to
 
-    def to(rollout: trainer.Rollout, device: torch.device) -> trainer.Rollout:
+    def to(rollout: policy_gradient.Rollout, device: torch.device) -> policy_gradient.Rollout:
         moved.append(device)
         return move(rollout, device)
 
-    monkeypatch.setattr(trainer.Rollout, "to", to)
+    monkeypatch.setattr(policy_gradient.Rollout, "to", to)
     rewards = Brightness(before=failing(lambda _: None, after=0, error=CUDA))
     with pytest.raises(UserError, match="out of memory in the reward"):
         run(tmp_path, CONFIG, models=make_models(rewards))

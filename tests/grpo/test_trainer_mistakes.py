@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.grpo.toy import CONFIG, PROMPTS, Brightness, make_models, run
-from vggrpo.grpo import learner
+from vggrpo.grpo import policy_gradient
 from vggrpo.grpo.clipped_surrogate import StepLoss
 from vggrpo.grpo.config import MAY_CHANGE_ON_RESUME, GrpoConfig, require_same_run
 from vggrpo.grpo.trainer import train
@@ -137,12 +137,12 @@ def test_a_loss_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def broken(*arguments: object, **options: object) -> StepLoss:
         calls.append(1)
-        loss = learner_step_loss(*arguments, **options)
+        loss = genuine(*arguments, **options)
         # The second iteration: two groups of one micro-batch, two window steps each.
         return replace(loss, loss=loss.loss * torch.nan) if len(calls) in range(5, 9) or always else loss
 
-    learner_step_loss = learner.step_loss
-    monkeypatch.setattr(learner, "step_loss", broken)
+    genuine = policy_gradient.step_loss
+    monkeypatch.setattr(policy_gradient, "step_loss", broken)
     if always:
         with pytest.raises(UserError, match=r"not finite: .* lower --learning-rate"):
             run(tmp_path, replace(CONFIG, iterations=50, max_skipped=2))

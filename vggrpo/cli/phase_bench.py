@@ -221,7 +221,9 @@ class _Measurement:
         """Rollout and update of one group."""
         import torch
 
-        from vggrpo.grpo.learner import JudgedGroup, Learner
+        from vggrpo.grpo.learner import Learner
+        from vggrpo.grpo.lesson import Lesson
+        from vggrpo.grpo.policy_gradient import LOGGED, JudgedGroup, window_batches
         from vggrpo.grpo.processes import Processes
         from vggrpo.planning.costs import policy_costs
         from vggrpo.policy.rollout import collect
@@ -246,9 +248,11 @@ class _Measurement:
             advantages=torch.linspace(-1.0, 1.0, count),
             usable=torch.ones(count, dtype=torch.bool),
         )
+        window = window_batches(group, rollout=settings, surrogate=config.surrogate_settings)
+        lesson = Lesson(batches=window, logged=LOGGED, metrics={}, has_ratio=True)
         with tempfile.TemporaryDirectory(prefix="vggrpo-bench-") as folder:
             learner = Learner(transformer, config, Processes.open(device=transformer.device, out=Path(folder)))
-            updated = self._taken(lambda: learner.improve([group], check_ratio=False))
+            updated = self._taken(lambda: learner.improve(lesson, check_ratio=False))
         planned = policy_costs(self.architecture, config, shape=shape, tokens=tokens, dtype=transformer.dtype)
         batches = count / config.micro_batch
         weights = weights_mb(transformer) / 1024

@@ -61,6 +61,9 @@ class RewardWeights:
 class GrpoConfig:
     """Settings of a VGGRPO fine-tune. Raises a UserError for what cannot work."""
 
+    objective: Literal["grpo", "sft", "dpo"] = "grpo"
+    """What is learnt. grpo: VGGRPO. To compare with it, from as many videos an iteration: sft, true clips with their
+    captions; dpo, pairs of the model's own videos, ranked (Flow-DPO)."""
     preset: str = "tiny"
     """The video and geometry models to use; it also chooses the other defaults (see `presets`)."""
     iterations: int = 40
@@ -98,7 +101,7 @@ class GrpoConfig:
     evaluation_prompts: Path | None = None
     """Held-out prompts, one a line; if not given, a part of FILE, or captions that are not trained on."""
     training_captions: int = 512
-    """How many captions of the procedural world to train on (without `prompts`)."""
+    """How many captions of the procedural world to train on (without `prompts`); with sft the most clips."""
 
     steps: int = 10
     """Denoising steps of a rollout."""
@@ -182,6 +185,24 @@ class GrpoConfig:
     """With several GPUs: share out the frozen base's weights (FSDP) instead of a whole copy on each. Only the adapter
     is trained, and it stays whole on each."""
 
+    sft_clips: Path | None = None
+    """sft: a folder of videos with captions, as train-lgm reads them; smooth clips of the procedural world if not
+    given."""
+    noise_draws: int = 3
+    """sft and dpo: noise fractions that each clip or pair is trained at in an iteration."""
+    preference: Literal["epipolar", "reprojection", "reward"] = "epipolar"
+    """dpo: how videos are ranked. By the Sampson error of their frames (Epipolar-DPO), by the dense reprojection error
+    of what the geometry model sees in them (as VideoGPA), or by the rewards above."""
+    pairs: int = 1
+    """dpo: pairs a group, best against worst first; no video is in two."""
+    pairs_from: Literal["policy", "base"] = "policy"
+    """dpo: who draws the videos: the adapter as it is, or the base model as in the papers."""
+    pair_motion_floor: float = 0.5
+    """dpo: the winner must move at least this fraction as much as the loser, so that standing still does not win; 0 is
+    off."""
+    dpo_beta: float = 500.0
+    """dpo: how strongly the adapter is held to the base model."""
+
     evaluate_every: int = 5
     """Iterations between evaluations on held-out prompts at fixed seeds; 0 is off."""
     evaluation_clips: int = 16
@@ -243,10 +264,48 @@ class GrpoConfig:
         for name in ("guidance", "evaluation_guidance"):
             self._require(name, value_ok=1.0 <= getattr(self, name) <= 30.0, wanted="1 (off) to 30")
         self._require("ema_decay", value_ok=0.0 <= self.ema_decay < 1.0, wanted="0 (off) to below 1")
+        self._require_objective()
         if self.early_stop and not self.evaluate_every:
             raise UserError("--early-stop watches a held-out metric: give --evaluate-every as well.")
         if self.early_stop and not self.early_stop.startswith("eval/"):
             raise UserError(f"--early-stop {self.early_stop!r} is no held-out metric: try eval/motion_smoothness/mean.")
+
+    def _require_objective(self) -> None:
+        """What belongs to one objective is wrong with another."""
+        self._require_at_least(1, "noise_draws", "pairs")
+        self._require("dpo_beta", value_ok=0.0 < self.dpo_beta < float("inf"), wanted="a positive number")
+        self._require("pair_motion_floor", value_ok=0.0 <= self.pair_motion_floor <= 1.0, wanted="0 (off) to 1")
+        if self.objective == "sft":
+            for name in ("prompts", "first_frame"):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"--objective sft learns from whole clips and their own captions: leave out "
+                        f"--{name.replace('_', '-')}."
+                    )
+        elif self.sft_clips is not None:
+            raise UserError(f"--sft-clips belongs to --objective sft, not {self.objective}.")
+        if self.objective == "dpo" and self.same_noise:
+            raise UserError("--same-noise makes all videos of a group equal with --objective dpo: leave it out.")
+        if self.objective == "dpo" and 2 * self.pairs > self.group_size:
+            raise UserError(
+                f"A group of {self.group_size} videos holds no {self.pairs} pairs: give a lower --pairs or a larger "
+                "--group-size."
+            )
+        if self.refresh_lgm and not self.learns_from_rewards:
+            raise UserError(
+                f"--refresh-lgm keeps the rewards of a training honest, and --objective {self.objective} does not "
+                "learn from them: leave it out."
+            )
+
+    @property
+    def learns_from_rewards(self) -> bool:
+        """Whether rewards decide what is learnt; otherwise they are measured on held-out videos only."""
+        return self.objective == "grpo" or (self.objective == "dpo" and self.preference == "reward")
+
+    @property
+    def pairs_at_once(self) -> int:
+        """Pairs in the transformer at once; a pair is two videos, and never less than one of them is."""
+        return max(self.micro_batch // 2, 1)
 
     def _require_at_least(self, least: int, *names: str) -> None:
         for name in names:

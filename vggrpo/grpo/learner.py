@@ -1,87 +1,78 @@
-"""The policy's weights and everything that changes them: replay, loss, gradients, AdamW, average.
+"""The policy's weights and everything that changes them: passes, gradients, AdamW, average.
 
 One iteration deals its micro-batches out to ``updates`` optimiser steps. Gradients are added up over micro-batches and
-window steps (accumulation), summed over processes, clipped, applied. The loss is the mean over the usable videos of ALL
+their passes (accumulation), summed over processes, clipped, applied. The loss is the mean over what is usable on ALL
 processes, so the number of processes does not change it.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import WanTransformer3DModel
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from vggrpo.grpo.clipped_surrogate import OldStep, StepLoss, step_loss
 from vggrpo.grpo.config import GrpoConfig
+from vggrpo.grpo.lesson import Lesson, MicroBatch, PassLoss
 from vggrpo.grpo.processes import Processes
 from vggrpo.policy.adapter import adapter_parameters
-from vggrpo.policy.rollout import Rollout, micro_batches, replay, replay_reference
-from vggrpo.policy.sampling import Conditions
 from vggrpo.runtime.errors import UserError
 
 _BETAS = (0.9, 0.999)
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgedGroup:
-    """A rollout with its verdict. ``usable`` marks the members that are trained on."""
-
-    rollout: Rollout
-    conditions: Conditions
-    advantages: Float[Tensor, " K"]
-    usable: Bool[Tensor, " K"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _MicroBatch:
-    """Some members of a group, as the rollout ran them."""
-
-    group: JudgedGroup
-    members: slice
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateReport:
-    """What an iteration's updates did. Means are over usable videos and window steps of all processes."""
+    """What an iteration's updates did."""
 
-    loss: float
-    kl: float
-    clip_frac: float
-    ratio_mean: float
-    ratio_abs_dev_max: float
-    on_policy_abs_dev_max: float
-    """max |ratio − 1| in the first update, where the policy is still the one that sampled."""
+    means: Mapping[str, float]
+    """The loss and what the objective logs: means over what was usable, and its passes, on all processes."""
+    ratio_abs_dev_max: float | None
+    """max |ratio − 1|; None where the objective has no ratio."""
+    on_policy_abs_dev_max: float | None
+    """The same in the first update, where the policy is still the one that sampled."""
     grad_norm: float
     applied: int
     """Optimiser steps that were taken; the others had nothing usable, or were not finite."""
 
+    @property
+    def loss(self) -> float:
+        """NaN if nothing was usable."""
+        return self.means["loss"]
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By the names of ``metrics.jsonl``."""
+        found = dict(self.means)
+        if self.ratio_abs_dev_max is not None and self.on_policy_abs_dev_max is not None:
+            found["ratio/abs_dev_max"] = self.ratio_abs_dev_max
+            found["ratio/on_policy_abs_dev_max"] = self.on_policy_abs_dev_max
+        return found | {"grad_norm": self.grad_norm, "update/applied": float(self.applied)}
+
+
+@dataclass(kw_only=True)
 class _Tally:
     """Sums over micro-batches, on their device: reading each one out would stall a GPU."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.deviation = 0.0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    deviation: float = 0.0
 
-    def add(self, loss: StepLoss, weight: Float[Tensor, " B"]) -> None:
-        """Add one window step of one micro-batch; ``weight`` is 1 for usable members."""
-        parts = {
-            "loss": loss.loss.detach(),
-            "kl": loss.kl,
-            "clip_frac": loss.clipped.to(weight.dtype),
-            "ratio_mean": loss.ratio,
-        }
-        for name, values in parts.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=weight.device)) + (values * weight).sum()
-        self.sums["count"] = self.sums.get("count", torch.zeros((), device=weight.device)) + weight.sum()
-        deviation = float((loss.ratio - 1.0).abs().max())
-        # `max` would pass over a NaN in its second argument.
-        self.deviation = deviation if math.isnan(deviation) else max(deviation, self.deviation)
+    def add(self, found: PassLoss, weight: Float[Tensor, " B"]) -> None:
+        """Add one pass of one micro-batch; ``weight`` is 1 for what is usable."""
+        for name, values in {"loss": found.loss.detach(), **found.logged}.items():
+            self._add(name, (values * weight).sum())
+        self._add("count", weight.sum())
+        if found.ratio is not None:
+            deviation = float((found.ratio - 1.0).abs().max())
+            # `max` would pass over a NaN in its second argument.
+            self.deviation = deviation if math.isnan(deviation) else max(deviation, self.deviation)
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
 
 
 class Learner:
@@ -90,8 +81,6 @@ class Learner:
     def __init__(self, transformer: WanTransformer3DModel, config: GrpoConfig, processes: Processes) -> None:
         self._transformer = transformer
         self._config = config
-        self._rollout = config.rollout_settings
-        self._objective = config.surrogate_settings
         self._processes = processes
         self._parameters = adapter_parameters(transformer)
         processes.make_equal(self._parameters.values())
@@ -105,18 +94,19 @@ class Learner:
         self.updates = 0
         """Optimiser steps taken in the whole run."""
 
-    def improve(self, groups: Sequence[JudgedGroup], *, check_ratio: bool) -> UpdateReport:
-        """Run an iteration's updates on this process's groups.
+    def improve(self, lesson: Lesson, *, check_ratio: bool) -> UpdateReport:
+        """Run an iteration's updates on this process's part of the lesson.
 
         Raises:
             UserError: ``check_ratio``, and the first update's ratios are not 1; nothing has been changed then.
         """
-        tallies, norms, on_policy, applied = [], [], 0.0, 0
-        for number, parts in enumerate(self._dealt_out(groups)):
+        tallies, norms, on_policy, largest, applied = [], [], 0.0, 0.0, 0
+        for number, parts in enumerate(self._dealt_out(lesson.batches)):
             tally = _Tally()
             idle = self._processes.idle_passes(len(parts))
-            norm = self._accumulate(parts, tally, spare=[self._parts(groups[0])[0]] * idle)
+            norm = self._accumulate(parts, tally, spare=[lesson.batches[0]] * idle)
             deviation = self._processes.largest(tally.deviation)
+            largest = deviation if math.isnan(deviation) else max(deviation, largest)
             if number == 0:
                 on_policy = deviation
                 if check_ratio:
@@ -128,9 +118,15 @@ class Learner:
                 applied += 1
             if norm is not None:
                 norms.append(norm)
-            tallies.append((tally, deviation))
+            tallies.append(tally)
         self._optimiser.zero_grad()
-        return self._report(tallies, norms=norms, on_policy=on_policy, applied=applied)
+        return UpdateReport(
+            means=self._means(tallies, ("loss", *lesson.logged)),
+            ratio_abs_dev_max=largest if lesson.has_ratio else None,
+            on_policy_abs_dev_max=on_policy if lesson.has_ratio else None,
+            grad_norm=sum(norms) / len(norms) if norms else math.nan,
+            applied=applied,
+        )
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -168,67 +164,45 @@ class Learner:
             }
         self.updates = updates
 
-    def _dealt_out(self, groups: Sequence[JudgedGroup]) -> list[list[_MicroBatch]]:
-        """The iteration's micro-batches by update. A rollout's micro-batch stays whole: its numbers depend on it."""
-        parts: list[list[_MicroBatch]] = [[] for _ in range(self._config.updates)]
-        for group in groups:
-            for number, part in enumerate(self._parts(group)):
-                parts[(group.rollout.group + number) % self._config.updates].append(part)
+    def _dealt_out(self, batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
+        """The iteration's micro-batches by update."""
+        parts: list[list[MicroBatch]] = [[] for _ in range(self._config.updates)]
+        for batch in batches:
+            parts[batch.number % self._config.updates].append(batch)
         return parts
 
-    def _parts(self, group: JudgedGroup) -> list[_MicroBatch]:
-        batches = micro_batches(group.rollout.count, self._config.micro_batch)
-        return [_MicroBatch(group=group, members=members) for members in batches]
-
     def _accumulate(
-        self, parts: Sequence[_MicroBatch], tally: _Tally, *, spare: Sequence[_MicroBatch] = ()
+        self, parts: Sequence[MicroBatch], tally: _Tally, *, spare: Sequence[MicroBatch] = ()
     ) -> float | None:
-        """Gradients of one update in ``.grad``, clipped; returns their norm, None if no process had a usable video.
+        """Gradients of one update in ``.grad``, clipped; returns their norm, None if nothing was usable anywhere.
 
         ``spare`` micro-batches are run for nothing, to keep step with other processes.
         """
         self._optimiser.zero_grad()
-        usable = sum(int(part.group.usable[part.members].sum()) for part in parts)
+        usable = sum(int(part.usable.sum()) * part.passes for part in parts)
         device = self._transformer.device
-        total = float(self._processes.sum(torch.tensor(float(usable * self._config.window_size), device=device)))
+        total = float(self._processes.sum(torch.tensor(float(usable), device=device)))
         if not total:
             return None
         for part in parts:
-            if self._processes.in_step or bool(part.group.usable[part.members].any()):
-                for step in range(self._config.window_size):
-                    self._backward(part, step=step, total=total, tally=tally)
+            if self._processes.in_step or bool(part.usable.any()):
+                for index in range(part.passes):
+                    self._backward(part, index=index, total=total, tally=tally)
         for part in spare:
-            for step in range(self._config.window_size):
-                self._backward(part, step=step, total=total, tally=None)
+            for index in range(part.passes):
+                self._backward(part, index=index, total=total, tally=None)
         self._processes.sum_gradients(self._parameters.values())
         return float(nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.gradient_clip))
 
-    def _backward(self, part: _MicroBatch, *, step: int, total: float, tally: _Tally | None) -> None:
-        """One window step of one micro-batch; without a tally it counts for nothing."""
-        group, members = part.group, part.members
-        rollout, conditions = group.rollout, group.conditions
-        device = self._transformer.device
-        wants_kl = self._objective.kl != "none" and self._objective.kl_weight > 0.0
-        reference = None
-        if wants_kl:
-            reference = replay_reference(
-                self._transformer, rollout, conditions, self._rollout, step=step, members=members
-            )
-        new = replay(self._transformer, rollout, conditions, self._rollout, step=step, members=members)
-        old = OldStep(log_prob=rollout.log_prob[members, step].to(device), mean=rollout.mean[members, step].to(device))
-        loss = step_loss(
-            new,
-            old,
-            group.advantages[members].to(device, torch.float32),
-            reference=reference,
-            settings=self._objective,
-        )
-        weight = group.usable[members].to(device, torch.float32)
+    def _backward(self, part: MicroBatch, *, index: int, total: float, tally: _Tally | None) -> None:
+        """One pass of one micro-batch; without a tally it counts for nothing."""
+        found = part.loss(self._transformer, index)
+        weight = part.usable.to(self._transformer.device, torch.float32)
         if tally is None:
             weight = torch.zeros_like(weight)
         else:
-            tally.add(loss, weight)
-        ((loss.loss * weight).sum() / total).backward()
+            tally.add(found, weight)
+        ((found.loss * weight).sum() / total).backward()
 
     def _require_on_policy(self, deviation: float) -> None:
         if deviation <= self._config.ratio_tolerance:
@@ -250,22 +224,11 @@ class Learner:
         for name, values in weights.items():
             self._parameters[name].data.copy_(values)
 
-    def _report(
-        self, tallies: Sequence[tuple[_Tally, float]], *, norms: Sequence[float], on_policy: float, applied: int
-    ) -> UpdateReport:
-        names = ("loss", "kl", "clip_frac", "ratio_mean", "count")
+    def _means(self, tallies: Sequence[_Tally], names: Sequence[str]) -> dict[str, float]:
+        """Means of the sums of these names over all processes."""
         device = self._transformer.device
         zero = torch.zeros((), device=device)
-        sums = torch.stack([torch.stack([t.sums.get(name, zero) for t, _ in tallies]).sum() for name in names])
+        wanted = (*names, "count")
+        sums = torch.stack([torch.stack([tally.sums.get(name, zero) for tally in tallies]).sum() for name in wanted])
         *values, count = self._processes.sum(sums.double() if device.type != "mps" else sums).tolist()
-        loss, kl, clip_frac, ratio_mean = (value / count if count else math.nan for value in values)
-        return UpdateReport(
-            loss=loss,
-            kl=kl,
-            clip_frac=clip_frac,
-            ratio_mean=ratio_mean,
-            ratio_abs_dev_max=max((deviation for _, deviation in tallies), default=0.0),
-            on_policy_abs_dev_max=on_policy,
-            grad_norm=sum(norms) / len(norms) if norms else math.nan,
-            applied=applied,
-        )
+        return {name: value / count if count else math.nan for name, value in zip(names, values, strict=True)}

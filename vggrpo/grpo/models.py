@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from diffusers import WanTransformer3DModel
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from vggrpo.grpo.preference import Ranking
 from vggrpo.grpo.reward_space import RewardSpace
 from vggrpo.latent_geometry.alignment_loss import EMBEDDED_WEIGHTS, AlignmentWeights
 from vggrpo.latent_geometry.foundation.base import GeometryModel
@@ -32,6 +34,15 @@ class Refreshable:
         return {name: p for name, p in named if not name.startswith(FOUNDATION_PREFIX) or ".lora_" in name}
 
 
+@runtime_checkable
+class TrainingClips(Protocol):
+    """True clips to imitate, by their captions."""
+
+    def latents(self, caption: str, *, number: int) -> Latents | None:
+        """One clip with this caption; ``number`` counts on where several have it. None if it cannot be read."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class GrpoModels:
     """Everything frozen and in evaluation mode; the trainer puts the adapter on ``transformer``."""
@@ -53,6 +64,10 @@ class GrpoModels:
     """Φ_g and Φ, where Φ_g can be re-aligned during the training."""
     first_frame: Float[Tensor, "1 C 1 h w"] | None = None
     """Normalised latents of the picture that every video starts from, where one is given."""
+    rank: Callable[[Latents], Ranking] | None = None
+    """Who prefers which videos (``--objective dpo``)."""
+    clips: TrainingClips | None = None
+    """What is imitated (``--objective sft``)."""
     release_text: Callable[[], None] = lambda: None
     """Called when every prompt of the run is embedded: the text encoder may leave memory."""
     release_decoder: Callable[[], None] = lambda: None

@@ -1,11 +1,8 @@
-"""``train``: FIGURE (b) as a loop. Sample groups, judge them, update the adapter; evaluate, show, keep.
+"""``train``: FIGURE (b) as a loop. Make a lesson, update the adapter; evaluate, show, keep.
 
-    for every iteration
-        rollout    K videos a prompt: noisy inside a window of steps, ODE elsewhere        vggrpo.policy.rollout
-        guard      the base model's camera path at the group's first seeds                 motion_guard
-        reward     Φ_g reads cameras, depth, points and flow off the latents               reward_space
-        advantage  each reward standardised in its group, weighted mean                    advantage, judgement
-        update     clipped surrogate + KL to the adapter switched off                      learner, objective
+What a lesson is, the objective says: ``policy_gradient`` samples groups of videos and judges them (the paper),
+``flow_dpo`` ranks them in pairs, ``flow_sft`` takes true clips. All take as many videos an iteration; all else,
+from the optimiser to the held-out evaluation, is this loop's and the same for each.
 
 Every random number is derived from (seed, iteration, group, member): a resumed run, and a run on another number of
 processes, samples the very same videos.
@@ -18,35 +15,27 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from vggrpo.grpo import run_files
 from vggrpo.grpo.checkpoints import Checkpoint, Counters, latest_checkpoint, remove_newer, save_checkpoint
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.held_out import HeldOut
-from vggrpo.grpo.judgement import PATH_LENGTH, Verdict, judge_groups
-from vggrpo.grpo.learner import JudgedGroup, Learner
+from vggrpo.grpo.learner import Learner
+from vggrpo.grpo.lesson import TrainingContext
 from vggrpo.grpo.memory_errors import naming_the_setting
 from vggrpo.grpo.models import GrpoModels
+from vggrpo.grpo.objectives import make_objective
 from vggrpo.grpo.processes import Processes, naming_a_lost_process
 from vggrpo.grpo.prompts import PromptSets
 from vggrpo.grpo.refresh import Refresher
-from vggrpo.grpo.reward_space import GUARDS
 from vggrpo.grpo.run_files import RunFiles
 from vggrpo.grpo.transformer_options import as_configured, compile_blocks
-from vggrpo.policy.adapter import adapter_disabled, add_adapter, load_adapter, save_adapter
-from vggrpo.policy.rollout import Rollout, collect
-from vggrpo.policy.sampling import Conditions
-from vggrpo.rewards import reward_names
+from vggrpo.policy.adapter import add_adapter, load_adapter, save_adapter
 from vggrpo.runtime.config_file import to_plain
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.memory import peak_memory_mb
 from vggrpo.runtime.run_lock import RunLock
 from vggrpo.runtime.stop_signals import StopSignals
-from vggrpo.types import Latents
 
-_GROUP_STREAM = 0x6720
 _JUDGE = "latent_geometry/"
 _STOPPED = "stopped on request"
 
@@ -131,6 +120,8 @@ class _Trainer:
         self._files = RunFiles(out=out, is_main=processes.is_main)
         self._held_out = HeldOut(config=config, models=models, processes=processes, prompts=prompts.evaluation, out=out)
         self._refresher = Refresher(config=config, models=models, prompts=prompts, processes=processes)
+        context = TrainingContext(config=config, models=models, prompts=prompts, processes=processes, phase=self._phase)
+        self._objective = make_objective(context)
         self._counters = Counters()
         self._durations: list[float] = []
         self._phases: dict[str, float] = {}
@@ -191,7 +182,7 @@ class _Trainer:
         compile_blocks(models.transformer, config)
         learner = Learner(models.transformer, config, self._processes)
         self._resume(learner, checkpoint)
-        self._embed_prompts()
+        self._prepare()
         if config.trackers:
             self._processes.open_trackers(to_plain(config))
         self._processes.wait()
@@ -213,19 +204,20 @@ class _Trainer:
             self._files.trim_metrics(after=done if checkpoint else -1)
             self._files.log(f"begin with iteration {done + 1} of {self._config.iterations}")
 
-    def _embed_prompts(self) -> None:
-        """Embed what this process will still draw, then let the text encoder go: it can be larger than all the rest."""
+    def _prepare(self) -> None:
+        """Embed what this process will still meet, then let the text encoder go: it can be larger than all the rest."""
         config, prompts = self._config, self._prompts
+        coming = range(self._counters.iteration + 1, config.iterations + 1)
         wanted = set(prompts.evaluation)
         if config.refresh_lgm:
             wanted |= set(prompts.training)
-        for iteration in range(self._counters.iteration, config.iterations):
-            for group in self._processes.share(config.groups):
-                wanted.add(prompts.of_group(iteration * config.groups + group, seed=config.seed))
+        for iteration in coming:
+            wanted |= set(self._objective.texts(iteration))
         with self._phase("embed"):
             for prompt in sorted(wanted):
                 self._models.embed(prompt)
             self._models.release_text()
+        self._objective.prepare(coming)
 
     def _one_iteration(self, learner: Learner) -> str:
         """Sample, judge, update; then what is due. Returns why the run is over, or nothing."""
@@ -262,83 +254,13 @@ class _Trainer:
         return message
 
     def _improve(self, learner: Learner, iteration: int) -> dict[str, float]:
-        """Rollout, reward, advantage, update."""
-        config = self._config
-        mine = self._processes.share(config.groups)
-        with self._phase("rollout"):
-            rollouts = [self._collect(iteration, group, count=config.group_size) for group in mine]
-        base_path = None
-        if config.motion_guard:
-            with self._phase("guard"), adapter_disabled(self._models.transformer):
-                clips = min(config.guard_clips, config.group_size)
-                base = [self._collect(iteration, group, count=clips) for group in mine]
-                base_path = self._path_length(base)
-        with self._phase("reward"):
-            verdict = judge_groups(self._score(rollouts), base_path=base_path, config=config)
+        """Make the lesson, learn it."""
+        lesson = self._objective.lesson(iteration)
         with self._phase("update"):
-            report = learner.improve(self._judged(rollouts, verdict, iteration), check_ratio=not self._ratio_checked)
+            report = learner.improve(lesson, check_ratio=lesson.has_ratio and not self._ratio_checked)
             # A ratio was computed only if there was something to replay.
             self._ratio_checked |= not math.isnan(report.loss)
-        return {
-            **verdict.metrics,
-            "loss": report.loss,
-            "ratio/abs_dev_max": report.ratio_abs_dev_max,
-            "ratio/on_policy_abs_dev_max": report.on_policy_abs_dev_max,
-            "ratio/mean": report.ratio_mean,
-            "clip_frac": report.clip_frac,
-            "kl": report.kl,
-            "grad_norm": report.grad_norm,
-            "lr": config.learning_rate,
-            "update/applied": float(report.applied),
-        }
-
-    def _collect(self, iteration: int, group: int, *, count: int) -> Rollout:
-        """``count`` members of one group of an iteration; the first ones are the same whatever the count."""
-        rollout = collect(
-            self._models.transformer,
-            self._conditions(iteration, group),
-            self._config.rollout_settings,
-            shape=self._models.latent_shape,
-            group=group,
-            seed=_derived(_GROUP_STREAM, self._config.seed, iteration),
-            count=count,
-        )
-        # Its states wait in main memory; the update brings back a micro-batch at a time.
-        return rollout.to(torch.device("cpu"))
-
-    def _conditions(self, iteration: int, group: int) -> Conditions:
-        number = (iteration - 1) * self._config.groups + group
-        prompt = self._prompts.of_group(number, seed=self._config.seed)
-        return self._models.conditions(prompt, guidance=self._config.guidance)
-
-    def _score(self, rollouts: list[Rollout]) -> dict[str, torch.Tensor]:
-        """Rewards and guards [P, K] of the groups of all processes; this one's videos are judged in one go."""
-        scores = self._models.rewards.score(self._latents(rollouts))
-        gathered = {
-            name: self._processes.gather(scores[name].view(len(rollouts), -1)) for name in (*reward_names(), *GUARDS)
-        }
-        return {name: values.cpu() for name, values in gathered.items()}
-
-    def _path_length(self, rollouts: list[Rollout]) -> torch.Tensor:
-        """Camera paths [P, n] of the groups of all processes."""
-        lengths = self._models.rewards.camera_path_length(self._latents(rollouts))
-        return self._processes.gather(lengths.view(len(rollouts), -1)).cpu()
-
-    def _latents(self, rollouts: list[Rollout]) -> Latents:
-        tensors = torch.cat([rollout.latents.tensor for rollout in rollouts])
-        return Latents(tensor=tensors.to(self._models.device))
-
-    def _judged(self, rollouts: list[Rollout], verdict: Verdict, iteration: int) -> list[JudgedGroup]:
-        """This process's groups with their verdicts."""
-        return [
-            JudgedGroup(
-                rollout=rollout,
-                conditions=self._conditions(iteration, rollout.group),
-                advantages=verdict.advantages[rollout.group],
-                usable=verdict.usable[rollout.group],
-            )
-            for rollout in rollouts
-        ]
+        return {**lesson.metrics, **report.metrics, "lr": self._config.learning_rate}
 
     def _evaluate_start(self, *, fresh: bool) -> None:
         """The base's held-out numbers; row 0 of a run's metrics is what it starts from."""
@@ -377,12 +299,9 @@ class _Trainer:
         skipped = self._counters.skipped
         if skipped < self._config.max_skipped:
             return
-        if metrics["reward/nan_frac"] == 1.0:
-            cause = "no video could be judged (every reward is NaN): look at samples/, and at the reward weights"
-        elif metrics["group/zero_std_ratio"] == 1.0:
-            cause = "all videos of a group got the same reward: give more --group-size or a higher --noise-level"
-        else:
-            cause = "loss or gradient was not finite: start a new folder from --adapter with a lower --learning-rate"
+        cause = self._objective.why_nothing(metrics) or (
+            "loss or gradient was not finite: start a new folder from --adapter with a lower --learning-rate"
+        )
         raise UserError(
             f"{skipped} iterations in a row changed nothing: {cause}. The last good checkpoint is in {self._out}."
         )
@@ -398,12 +317,9 @@ class _Trainer:
         self._files.metrics(iteration, metrics)
         if self._config.trackers:
             self._processes.track({k: v for k, v in metrics.items() if math.isfinite(v)}, iteration=iteration)
-        rewards = ", ".join(f"{name} {metrics[f'reward/{name}/mean']:.4f}" for name in self._config.weights.by_name)
         scored = f"; held-out score {metrics['eval/score']:+.3f}" if "eval/score" in metrics else ""
-        self._files.log(
-            f"iteration {iteration}/{self._config.iterations}: {rewards}; "
-            f"camera path {metrics[f'guard/{PATH_LENGTH}']:.3f}; kl {metrics['kl']:.2e}{scored}; {seconds:.1f} s"
-        )
+        learnt = self._objective.in_words(metrics)
+        self._files.log(f"iteration {iteration}/{self._config.iterations}: {learnt}{scored}; {seconds:.1f} s")
 
     def _save(self, learner: Learner) -> None:
         """A checkpoint of the present counters, and the adapter for use."""
@@ -450,11 +366,6 @@ class _Trainer:
             message=message,
             seconds_left=seconds_left,
         )
-
-
-def _derived(*numbers: int) -> int:
-    """One seed from several numbers; neighbours give unrelated streams."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _require_metric(name: str, metrics: dict[str, float]) -> None:

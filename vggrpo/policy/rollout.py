@@ -15,17 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vggrpo.policy.adapter import adapter_disabled
-from vggrpo.policy.sampling import Conditions, draw_noise, guided_velocity
+from vggrpo.policy.sampling import Conditions, draw_noise, guided_velocity, sample_ode
 from vggrpo.policy.schedule import noise_grid
 from vggrpo.policy.transitions import ODE, TRANSITIONS, StepResult, Transition, take_step
 from vggrpo.runtime.errors import UserError
+from vggrpo.runtime.seeds import derived_seed
 from vggrpo.types import Latents
 
 StateDtype = Literal["float32", "bfloat16", "float16"]
@@ -142,7 +142,7 @@ def micro_batches(count: int, size: int) -> tuple[slice, ...]:
 def draw_window(settings: RolloutSettings, *, group: int, seed: int) -> int:
     """The window's first step: one draw for the whole group, the same on every process that holds part of it."""
     first, end = settings.window_range
-    return first + _derive_seed(_WINDOW_STREAM, seed, group) % (end - first - settings.window_size + 1)
+    return first + derived_seed(_WINDOW_STREAM, seed, group) % (end - first - settings.window_size + 1)
 
 
 @torch.no_grad()
@@ -178,7 +178,7 @@ def collect(
     )
     parts = []
     initial = tuple(_initial_seed(settings, seed=seed, group=group, member=member) for member in range(count))
-    streams = [torch.Generator().manual_seed(_derive_seed(_MEMBER_STREAM, seed, group, m, 1)) for m in range(count)]
+    streams = [torch.Generator().manual_seed(derived_seed(_MEMBER_STREAM, seed, group, m, 1)) for m in range(count)]
     for members in micro_batches(count, settings.micro_batch):
         noise = torch.cat([draw_noise((1, *shape), seed=s, device=transformer.device) for s in initial[members]])
         parts.append(walk.run(noise, streams[members]))
@@ -196,6 +196,31 @@ def collect(
         group=group,
         seeds=initial,
     )
+
+
+@torch.no_grad()
+def collect_by_ode(
+    transformer: WanTransformer3DModel,
+    conditions: Conditions,
+    settings: RolloutSettings,
+    *,
+    shape: tuple[int, int, int, int],
+    group: int,
+    seed: int,
+    count: int,
+) -> Latents:
+    """The same members from the same initial noise as ``collect``, without noise in any step: videos only.
+
+    For objectives that need videos and no probabilities. Arguments and errors as of ``collect``.
+    """
+    asked = settings.applied_to(conditions)
+    parts = []
+    initial = [_initial_seed(settings, seed=seed, group=group, member=member) for member in range(count)]
+    for members in micro_batches(count, settings.micro_batch):
+        noise = torch.cat([draw_noise((1, *shape), seed=s, device=transformer.device) for s in initial[members]])
+        some = asked.expanded(len(noise))
+        parts.append(sample_ode(transformer, noise, some, steps=settings.steps, shift=settings.shift).tensor)
+    return Latents(tensor=torch.cat(parts))
 
 
 def replay(
@@ -314,12 +339,7 @@ class _Walk:
         return take_step(transition, velocity, latents, grid=grid, index=index, next_latents=following)
 
     def _velocity(self, latents: Float[Tensor, "B C F h w"], index: int) -> Float[Tensor, "B C F h w"]:
-        batch = latents.shape[0]
-        conditions = replace(
-            self.conditions,
-            text=self.conditions.text.expand(batch, -1, -1),
-            first_frame=self._first_frame(batch),
-        )
+        conditions = self.conditions.expanded(latents.shape[0])
         t = float(self.settings.grid[index])
         return self._free(guided_velocity(self.transformer, self._whole(latents), t, conditions))
 
@@ -340,10 +360,5 @@ class _Walk:
 def _initial_seed(settings: RolloutSettings, *, seed: int, group: int, member: int) -> int:
     """The seed of a member's initial noise: its own, or the group's."""
     if settings.same_noise:
-        return _derive_seed(_SHARED_STREAM, seed, group)
-    return _derive_seed(_MEMBER_STREAM, seed, group, member, 0)
-
-
-def _derive_seed(*numbers: int) -> int:
-    """One number of 63 bits from several: neighbours in any of them give unrelated streams."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return derived_seed(_SHARED_STREAM, seed, group)
+    return derived_seed(_MEMBER_STREAM, seed, group, member, 0)

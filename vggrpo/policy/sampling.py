@@ -4,7 +4,7 @@ The loop asks a function for the velocity of each step, so that progress, Cancel
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -38,6 +38,11 @@ class Conditions:
         """Guidance without a negative would silently be none."""
         if self.guidance != 1.0 and self.negative is None:
             raise ValueError(f"guidance {self.guidance} needs a negative embedding")
+
+    def expanded(self, count: int) -> "Conditions":
+        """Conditions of ONE video for ``count`` of them."""
+        first = None if self.first_frame is None else self.first_frame.expand(count, -1, -1, -1, -1)
+        return replace(self, text=self.text.expand(count, -1, -1), first_frame=first)
 
 
 def draw_noise(shape: tuple[int, ...], *, seed: int, device: torch.device) -> Float[Tensor, "B C T h w"]:

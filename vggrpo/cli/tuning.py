@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vggrpo.cli.commands import Train
 from vggrpo.cli.model_choice import load_listener
@@ -13,6 +14,9 @@ from vggrpo.grpo.defaults import training_defaults
 from vggrpo.presets import get_preset
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import require_writable
+
+if TYPE_CHECKING:
+    from vggrpo.pretraining.filmed_clips import FilmedClips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +50,14 @@ def run(command: Train) -> Outcome:
         require_same_run(saved, config)
     for doubt in config.doubts:
         note(f"note: {doubt}")
+    filmed = _filmed(command)
     if prompts is None:
         prompts = choose_prompts(
             training_file=config.prompts,
             evaluation_file=config.evaluation_prompts,
             training_captions=config.training_captions,
             evaluation_clips=config.evaluation_clips,
+            clip_captions=None if filmed is None else [str(clip.source.caption) for clip in filmed.clips],
         )
     with PhaseProgress() as progress:
         progress.phase("plan")
@@ -69,7 +75,7 @@ def run(command: Train) -> Outcome:
             progress.show(_Shown(phase=phase, done=done, total=report.iterations, seconds_left=report.seconds_left))
 
         with naming_the_setting("load", config):
-            models = load_grpo_models(config, listener=load_listener(progress))
+            models = load_grpo_models(config, listener=load_listener(progress), filmed=filmed)
         result = train(
             config,
             models,
@@ -91,6 +97,21 @@ def run(command: Train) -> Outcome:
     }
     shown = f"{result.adapter}: {result.iterations_done} iterations in {result.seconds:.0f} s"
     return Outcome(result=summary, shown=f"{shown} ({result.message})" if result.message else shown)
+
+
+def _filmed(command: Train) -> "FilmedClips | None":
+    """The clips of a folder that supervised fine-tuning learns from, listed in the run folder."""
+    if command.settings.objective != "sft":
+        return None
+    from vggrpo.generation.tuning import captioned_clips
+    from vggrpo.grpo.run_files import require_run_folder
+
+    filmed = captioned_clips(command.settings)
+    if filmed is not None:
+        require_run_folder(command.out, resume=command.resume)
+        filmed.write(command.out)
+        note(filmed.summary())
+    return filmed
 
 
 def _require_rewards(config: GrpoConfig) -> None:

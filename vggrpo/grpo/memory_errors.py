@@ -65,7 +65,7 @@ def _advice(phase: str, config: GrpoConfig) -> Iterator[str]:
 def _judging_advice(config: GrpoConfig) -> Iterator[str]:
     if config.reward_batch > 1:
         yield f"give a lower --reward-batch than {config.reward_batch}"
-    if config.reward_space == "rgb":
+    if config.reward_space == "rgb" and config.objective == "grpo":
         yield "give --reward-space latent"
     if config.dense_frames is None or config.dense_frames > 1:
         yield "give --dense-frames 1"
@@ -77,6 +77,6 @@ _NAMES = {
     "refresh": "the refresh of the judge",
 }
 _NAMES |= {"rollout": "the rollout", "reward": "the reward", "update": "the update", "samples": "the sample videos"}
-_NAMES |= {"load": "loading the models"}
-_JUDGING = {"guard", "reward", "evaluate"}
+_NAMES |= {"load": "loading the models", "rank": "the ranking of videos", "clips": "the encoding of clips"}
+_JUDGING = {"guard", "reward", "evaluate", "rank"}
 _DRAWING = {"rollout", "update", "guard", "evaluate", "samples"}

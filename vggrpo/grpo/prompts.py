@@ -4,6 +4,7 @@ The two sets never share a prompt. The order is a function of the seed and of ho
 run, and a run on another number of processes, meets the same prompts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,14 @@ class PromptSets:
 
 
 def choose_prompts(
-    *, training_file: Path | None, evaluation_file: Path | None, training_captions: int, evaluation_clips: int
+    *,
+    training_file: Path | None,
+    evaluation_file: Path | None,
+    training_captions: int,
+    evaluation_clips: int,
+    clip_captions: Sequence[str] | None = None,
 ) -> PromptSets:
-    """The prompt sets of a run.
+    """The prompt sets of a run; ``clip_captions`` stand for a training file where clips are learnt from.
 
     Without files both are captions of the procedural world, from seeds that pretraining trains on and from seeds that
     it holds out. Of a training file of five prompts or more a fifth is held out (at most ``evaluation_clips``) unless
@@ -53,9 +59,14 @@ def choose_prompts(
         UserError: a file cannot be read or holds no prompt, or the files share one.
     """
     given = None if training_file is None else read_prompts(training_file)
+    if clip_captions is not None:
+        given = tuple(dict.fromkeys(clip_captions))
     if evaluation_file is not None:
         evaluation = read_prompts(evaluation_file)[:evaluation_clips]
         training = given or _captions(FIRST_TRAINING_SEED, count=training_captions, without=frozenset(evaluation))
+        if clip_captions is not None:
+            # Clips are many and their captions not chosen: what is held out is simply not trained on.
+            training = tuple(caption for caption in training if caption not in set(evaluation))
         return PromptSets(training=training, evaluation=evaluation)
     if given is not None and len(given) >= HELD_OUT_SHARE:
         held_out = given[::HELD_OUT_SHARE][:evaluation_clips]

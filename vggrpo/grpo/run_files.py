@@ -28,6 +28,8 @@ METRICS_NAME = "metrics.jsonl"
 STATUS_NAME = "status.json"
 LOG_NAME = "train.log"
 PROMPTS_NAME = "prompts.json"
+VIDEOS_NAME = "videos.json"
+"""What a folder of videos gave, written ahead of all else."""
 ADAPTER_FOLDER = "adapter"
 
 
@@ -110,7 +112,7 @@ def read_prompt_sets(out: Path) -> PromptSets | None:
 
 def require_run_folder(out: Path, *, resume: bool) -> None:
     """Raise a UserError unless a run can begin (or go on) in ``out``; makes the folder."""
-    known = {CONFIG_NAME, LOCK_NAME, LOG_NAME, STATUS_NAME}
+    known = {CONFIG_NAME, LOCK_NAME, LOG_NAME, STATUS_NAME, VIDEOS_NAME}
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if names and not names & known:
         raise UserError(f"{out} holds other files; choose an empty or new output folder.")

@@ -51,8 +51,8 @@ class Estimate:
         return entry if self.reason is None else entry | {"reason": self.reason}
 
 
-def share(hits: Sequence[bool], *, of: str = "clips") -> Estimate:
-    """The share of hits with Wilson's score interval.
+def share(hits: Sequence[bool] | Sequence[float], *, of: str = "clips") -> Estimate:
+    """The share of hits (or of fractions of one, 0.5 for a tie) with Wilson's score interval.
 
         (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n)
 

@@ -15,10 +15,14 @@ LOOK_AT = np.array([0.0, -0.3, 0.0])
 """What the camera looks at, scene frame, metres."""
 JITTER_SHARE = 0.5
 """Share of clips with handheld jitter."""
-SWAY_PERIODS = (4.0, 7.0)
-"""Shortest and longest period of the jitter, frames, of which a second has 8: a hand sways up to twice a second.
-Independent noise a frame is lost in a video VAE that folds four frames into one. Measured on one with 24.8 dB: jitter
-of about a pixel lowered the smoothness of Φ's cameras by 0.120 on rendered clips, by 0.016 on their reconstructions."""
+JITTER_METRES = 0.12
+JITTER_RADIANS = 0.045
+"""Standard deviation of a jitter of full strength; 0.045 rad are five pixels of 128."""
+SWAY_PERIODS = (6.0, 10.0)
+"""Shortest and longest period of the jitter, frames, of which a second has 8: a hand sways about once a second.
+Jitter must outlive the video VAE, which folds four frames into one, or neither the video model nor Φ_g ever sees it:
+independent noise a frame of about a pixel, and a sway of 4 to 7 frames at 0.4 of these amplitudes, did not
+(`python -m vggrpo evaluate jitter` measures it)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,8 +103,8 @@ def sample_camera_move(rng: np.random.Generator, *, jitter: bool | None = None) 
         distance=float(distance),
         height=float(height),
         amount=float(amount),
-        jitter_metres=0.05 * strength * shakes,
-        jitter_radians=0.018 * strength * shakes,
+        jitter_metres=JITTER_METRES * strength * shakes,
+        jitter_radians=JITTER_RADIANS * strength * shakes,
         jitter_seed=int(rng.integers(2**31)),
     )
 

@@ -20,8 +20,13 @@ class EvaluateAdapters(ModelChoice):
 
     contestants: tuple[str, ...] = ()
     """NAME=PATH for an adapter (a run of `train`, its folder adapter, or a .safetensors file), or the word guidance
-    for the base model under reward guidance. Not given: the contestants of configs/contestants that are trained, and
-    guidance. The base model always takes part."""
+    for the base model under reward guidance. Not given: those of --lineup that are trained, and guidance. The base
+    model always takes part."""
+    lineup: Path | None = None
+    """A folder of training settings, one file a contestant: FOLDER/NAME.yaml is trained to runs/FOLDER/NAME.
+    configs/contestants if not given; configs/transitions holds the ablation of transitions."""
+    champion: str = "vggrpo"
+    """The contestant that is held against the goals and against each other one."""
     count: int | None = None
     """Held-out prompts, half of them with moving objects: 64, or 4 with --quick."""
     repeats: int = 2

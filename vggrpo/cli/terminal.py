@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """A command's result: a JSON object, and the same for people (text or a table)."""
+    """A command's result: a JSON object, and the same for people (text, a table, or several)."""
 
     result: Mapping[str, object]
-    shown: "str | Table"
+    shown: "str | Table | Group"
 
 
 @runtime_checkable
@@ -95,10 +95,10 @@ def show(outcome: Outcome, *, as_json: bool) -> None:
     """Print a result; with ``as_json`` one JSON object on the last line."""
     if as_json:
         sys.stdout.write(json.dumps(outcome.result, ensure_ascii=False, allow_nan=False) + "\n")
-    elif isinstance(outcome.shown, Table):
-        Console().print(outcome.shown)
-    else:
+    elif isinstance(outcome.shown, str):
         sys.stdout.write(outcome.shown.rstrip() + "\n")
+    else:
+        Console().print(outcome.shown)
     sys.stdout.flush()
 
 

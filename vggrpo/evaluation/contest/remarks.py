@@ -1,0 +1,111 @@
+"""What a reader of the tables must know, in sentences: who is ahead of whom, and what weakens a number."""
+
+from collections.abc import Iterator
+
+from vggrpo.evaluation.contest.contestants import BASE, TRUE
+from vggrpo.evaluation.contest.measures import ContestMeasure
+from vggrpo.evaluation.contest.report import ContestReport
+from vggrpo.evaluation.contest.rows import Row
+from vggrpo.evaluation.contest.tables import change_of, signed
+from vggrpo.evaluation.judges import FRECHET
+
+UNEQUAL_GAPS = 0.05
+"""A judge that judges this much less of a contestant's videos than of base's judges a selection."""
+FEWEST_PROMPTS = 16
+"""Below this a percentile interval is too narrow to be believed."""
+
+
+def remarks_of(report: ContestReport) -> tuple[str, ...]:
+    """All remarks, the most important first."""
+    return (
+        *_losses(report),
+        *_gains(report),
+        *_smallness(report),
+        *_budgets(report),
+        *_selections(report),
+        *_frechet(report),
+    )
+
+
+def _widest(report: ContestReport) -> list[Row]:
+    group = report.question.groups()[0]
+    return [row for row in report.rows if row.group == group and row.comparison is not None]
+
+
+def _independent(report: ContestReport) -> dict[str, ContestMeasure]:
+    return {measure.name: measure for measure in report.measures if measure.family == "independent"}
+
+
+def _losses(report: ContestReport) -> Iterator[str]:
+    """Where a rival is ahead of the tuned model with its whole interval: said first, and by name."""
+    measures, titles = _independent(report), {one.name: one.title for one in report.contestants}
+    group = report.question.groups()[0]
+    for duel in report.duels:
+        if duel.group != group or duel.measure not in measures or duel.comparison.difference.interval == "none":
+            continue
+        measure = measures[duel.measure]
+        found = duel.comparison.difference
+        is_behind = found.low > 0.0 if measure.better == "lower" else found.high < 0.0
+        if is_behind:
+            yield (
+                f"{titles[duel.rival]} is ahead of {titles[duel.contestant]} by {measure.title}: "
+                f"{titles[duel.contestant]} against it {change_of(duel, measure)}."
+            )
+
+
+def _gains(report: ContestReport) -> Iterator[str]:
+    """What the tuned model changed against base, in one sentence."""
+    if report.champion is None:
+        return
+    title = next(one.title for one in report.contestants if one.name == report.champion)
+    measures = _independent(report)
+    rows = [row for row in _widest(report) if row.contestant == report.champion and row.measure in measures]
+    found = [f"{measures[row.measure].title} {change_of(row, measures[row.measure])}" for row in rows]
+    yield f"{title} against base: {', '.join(found)}."
+
+
+def _smallness(report: ContestReport) -> Iterator[str]:
+    prompts = min(len(report.question.indices(group)) for group in report.question.groups())
+    if prompts < FEWEST_PROMPTS:
+        yield f"With {prompts} prompts a group, intervals are a rough sign only: ask more before you believe one."
+
+
+def _budgets(report: ContestReport) -> Iterator[str]:
+    """Training must have cost all of them the same."""
+    budgets = {one.title: one.videos for one in report.contestants if one.videos is not None}
+    if len(set(budgets.values())) > 1:
+        told = ", ".join(f"{title} {videos}" for title, videos in budgets.items())
+        yield f"The contestants were trained on different numbers of videos, so they are no equals: {told}."
+
+
+def _selections(report: ContestReport) -> Iterator[str]:
+    titles = {one.name: one.title for one in report.contestants}
+    measures = {measure.name: measure.title for measure in report.measures}
+    for row in _widest(report):
+        base = report.row(BASE, row.measure, row.group)
+        if base is None or not row.of or not base.of:
+            continue
+        missing = base.judged / base.of - row.judged / row.of
+        if abs(missing) >= UNEQUAL_GAPS:
+            yield (
+                f"{measures[row.measure]} judged {row.judged} of {row.of} videos of {titles[row.contestant]} and "
+                f"{base.judged} of {base.of} of base: compare it with care."
+            )
+
+
+def _frechet(report: ContestReport) -> Iterator[str]:
+    """What true clips among themselves give, beside base's distance."""
+    group = report.question.groups()[0]
+    base, true = (report.row(name, FRECHET.name, group) for name in (BASE, TRUE))
+    if base is None or not base.mean.is_measured:
+        return
+    if report.frechet_basis is not None:
+        yield (
+            f"Fréchet distances are corrected for the number of clips and measured in {report.frechet_basis} of the "
+            "true clips' features."
+        )
+    if true is not None and true.mean.is_measured:
+        yield (
+            f"Other true clips are {signed(true.mean.value)} from the true clips, base is {signed(base.mean.value)}: "
+            "the first would be 0 for infinitely many."
+        )

@@ -1,0 +1,192 @@
+"""The report as tables of text, for a terminal and for Markdown alike: contestants down, measures across."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vggrpo.evaluation.asset_rows import show_number
+from vggrpo.evaluation.contest.contestants import BASE, TRUE
+from vggrpo.evaluation.contest.measures import FAMILIES, ContestMeasure, Family
+from vggrpo.evaluation.contest.question import Group
+from vggrpo.evaluation.contest.report import ContestReport
+from vggrpo.evaluation.contest.rows import Duel, Row
+from vggrpo.evaluation.estimates import Estimate
+
+GAIN, LOSS, SEEN = "▲", "▼", "†"
+LEGEND = (
+    f"Change against base with its 95 % interval; base and true clips: the mean. {GAIN} better, {LOSS} worse, with the "
+    "whole interval (for a guard: more, less). "
+    f"{SEEN} its training looked at this measure. Intervals are for one cell at a time: of twenty that change nothing, "
+    "one looks clear of zero."
+)
+GROUP_WORDS: dict[Group, str] = {
+    "all": "static and dynamic worlds",
+    "static": "static worlds",
+    "dynamic": "dynamic worlds",
+}
+_NOTHING = "–"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sheet:
+    """One table; the first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def report_sheets(report: ContestReport) -> tuple[Sheet, ...]:
+    """Everything, the verdicts first."""
+    sheets: list[Sheet] = []
+    for group in report.question.groups():
+        sheets += _goals(report, group)
+    for group in report.question.groups():
+        for family in FAMILIES:
+            sheets.append(_changes(report, family, group=group))
+        sheets.append(_win_rates(report, group))
+    return (*sheets, _gaps(report))
+
+
+def signed(value: float, *, unit: str = "") -> str:
+    """A change with its sign, a real minus sign."""
+    if not math.isfinite(value):
+        return _NOTHING
+    if unit == "points":
+        text = f"{100 * value:+.1f} points"
+    elif unit == "share":
+        text = f"{100 * value:+.0f} %"
+    else:
+        text = ("+" if value >= 0 else "-") + show_number(abs(value), unit=unit)
+    return text.replace("-", "−", 1)
+
+
+def change_of(row: Row | Duel, measure: ContestMeasure) -> str:
+    """A change with its interval and whether it is clear: relative where that has a meaning, in points for shares."""
+    if row.comparison is None:
+        return _NOTHING
+    relative, difference = row.comparison.relative, row.comparison.difference
+    if measure.is_share:
+        text = _with_interval(difference, unit="points")
+    elif relative.is_measured:
+        text = _with_interval(relative, unit="share")
+    else:
+        text = _with_interval(difference, unit=measure.unit)
+    return f"{text} {_mark(difference, measure)}".rstrip()
+
+
+def _with_interval(found: Estimate, *, unit: str) -> str:
+    if not found.is_measured:
+        return _NOTHING
+    value = signed(found.value, unit=unit)
+    if found.interval == "none":
+        return value
+    low, high = (signed(end, unit=unit).removesuffix(" points").removesuffix(" %") for end in (found.low, found.high))
+    return f"{value} ({low} to {high})"
+
+
+def _mark(difference: Estimate, measure: ContestMeasure) -> str:
+    if difference.interval == "none" or difference.low <= 0.0 <= difference.high:
+        return ""
+    return GAIN if (difference.low > 0.0) == (measure.better == "higher") else LOSS
+
+
+def _measures(report: ContestReport, family: Family) -> list[ContestMeasure]:
+    return [measure for measure in report.measures if measure.family == family]
+
+
+def _heading(measure: ContestMeasure) -> str:
+    arrow = {"lower": " ↓", "higher": " ↑"}[measure.better] if measure.has_better else ""
+    unit = f", {measure.unit}" if measure.unit and measure.unit != "%" else ""
+    return f"{measure.title}{unit}{arrow}"
+
+
+def _titles(report: ContestReport) -> list[tuple[str, str]]:
+    """Names and titles of the rows of a table, true clips last."""
+    titles = [(one.name, one.title) for one in report.contestants]
+    return [*titles, (TRUE, "true clips")] if report.has_true_clips() else titles
+
+
+def _changes(report: ContestReport, family: Family, *, group: Group) -> Sheet:
+    measures = _measures(report, family)
+
+    def cell(contestant: str, measure: ContestMeasure) -> str:
+        row = report.row(contestant, measure.name, group)
+        if row is None:
+            return _NOTHING
+        if row.comparison is None:
+            return show_number(row.mean.value, unit="%" if measure.is_share else measure.unit)
+        seen = f" {SEEN}" if row.seen and family != "own" else ""
+        return change_of(row, measure) + seen
+
+    return Sheet(
+        title=f"{FAMILIES[family]}, {GROUP_WORDS[group]}",
+        columns=("", *(_heading(measure) for measure in measures)),
+        rows=tuple((title, *(cell(name, measure) for measure in measures)) for name, title in _titles(report)),
+    )
+
+
+def _win_rates(report: ContestReport, group: Group) -> Sheet:
+    measures = [one for one in report.measures if one.family != "own" and _has_wins(report, one.name)]
+
+    def cell(contestant: str, measure: ContestMeasure) -> str:
+        row = report.row(contestant, measure.name, group)
+        if row is None or row.comparison is None or row.comparison.win_rate is None:
+            return _NOTHING
+        found = row.comparison.win_rate
+        if not found.is_measured:
+            return _NOTHING
+        return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
+
+    return Sheet(
+        title=f"Prompts won against base (for a guard: with more of it), {GROUP_WORDS[group]}",
+        columns=("", *(_heading(measure) for measure in measures)),
+        rows=tuple(
+            (one.title, *(cell(one.name, measure) for measure in measures))
+            for one in report.contestants
+            if one.name != BASE
+        ),
+    )
+
+
+def _has_wins(report: ContestReport, measure: str) -> bool:
+    rows = [row for row in report.rows if row.measure == measure and row.comparison is not None]
+    return any(row.comparison is not None and row.comparison.win_rate is not None for row in rows)
+
+
+def _goals(report: ContestReport, group: Group) -> list[Sheet]:
+    """What the tuned model is meant to reach, and what it reached."""
+    if report.champion is None:
+        return []
+    measures = {measure.name: measure for measure in report.measures}
+    titles = {one.name: one.title for one in report.contestants}
+    found: Sequence[Row | Duel] = [
+        *(row for row in report.rows if (row.contestant, row.group) == (report.champion, group)),
+        *(duel for duel in report.duels if duel.group == group),
+    ]
+    rows = tuple(
+        (measures[one.measure].title, one.goal.text, change_of(one, measures[one.measure]), str(one.goal))
+        for one in found
+        if one.goal is not None
+    )
+    title = f"Goals of {titles[report.champion]}, {GROUP_WORDS[group]}"
+    return [Sheet(title=title, columns=("measure", "goal", "found", "verdict"), rows=rows)]
+
+
+def _gaps(report: ContestReport) -> Sheet:
+    """Where a judge could not judge: nothing stands in for those videos."""
+    titles = dict(_titles(report))
+    widest = report.question.groups()[0]
+    kinds = [widest] if widest == "all" else list(report.question.groups())
+    measures = {measure.name: measure for measure in report.measures}
+    rows = tuple(
+        (
+            titles[row.contestant],
+            measures[row.measure].title,
+            f"{row.judged} of {row.of}",
+            "; ".join(f"{count} × {reason}" for reason, count in row.reasons.items()),
+        )
+        for row in report.rows
+        if row.group in kinds and row.judged < row.of
+    )
+    return Sheet(title="Videos that could not be judged", columns=("", "measure", "judged", "why not"), rows=rows)

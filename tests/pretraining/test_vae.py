@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from safetensors.torch import load_file
@@ -210,6 +211,31 @@ def test_a_stopped_and_resumed_training_makes_the_same_vae(
     assert (straight / weights).read_bytes() == (stopped / weights).read_bytes()
     assert (straight / "vae/config.json").read_text() == (stopped / "vae/config.json").read_text()
     assert Image.open(straight / "samples" / "step-000006.png").size == (3 * 32, 4 * 2 * 32)
+
+
+@pytest.mark.parametrize("decoder_only", [True, False])
+def test_a_finished_vae_is_trained_further(
+    tmp_path: Path, cache: ClipCache, monkeypatch: pytest.MonkeyPatch, *, decoder_only: bool
+) -> None:
+    """It begins where the other ended; with the decoder alone, latents and their statistics do not move a bit."""
+    monkeypatch.setenv("VGGRPO_CACHE", str(cache.folder))
+    finished = tmp_path / "finished"
+    CONFIG.architecture.build().save_pretrained(finished)
+    further = CONFIG.going_on(finished, decoder_only=decoder_only)
+    before, began = AutoencoderKLWan.from_pretrained(finished), further.build()
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), began.parameters(), strict=True))
+    assert sample_batch(cache, further, step(1, config=further)).shape[2] > 1  # no phase of single frames
+
+    further = replace(further, loop=CONFIG.loop)
+    assert pretrain_vae(further, tmp_path / "out").finished
+    after = AutoencoderKLWan.from_pretrained(tmp_path / "out" / "vae")
+    moved = {
+        name.split(".")[0]
+        for (name, was), now in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(was.bfloat16(), now.bfloat16())
+    }
+    assert moved == ({"decoder", "post_quant_conv"} if decoder_only else set(dict(before.named_children())))
+    assert (after.config.latents_std == before.config.latents_std) == decoder_only
 
     exported = load_file(straight / weights)
     assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}

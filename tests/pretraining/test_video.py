@@ -13,6 +13,7 @@ import torch
 from diffusers import WanPipeline
 from PIL import Image
 from torch import Tensor
+from transformers import UMT5EncoderModel
 
 from tests.policy.closed_form import SIZES, OnePoint
 from vggrpo.latents import VideoVAE
@@ -23,6 +24,7 @@ from vggrpo.pretraining.latent_cache import LatentClips
 from vggrpo.pretraining.text import build_tokenizer
 from vggrpo.pretraining.vae import VaeArchitecture
 from vggrpo.pretraining.video import VideoArchitecture, VideoTraining, pretrain_video, video_losses
+from vggrpo.runtime.device import choose_dtype
 from vggrpo.runtime.training import LoopConfig, Step
 from vggrpo.worlds import sample_scene
 
@@ -189,3 +191,20 @@ def test_the_cache_was_used(finished: Path, cache_folder: Path) -> None:
     names = {path.name.split("-")[0] for path in cache_folder.iterdir()} - {"finished"}
     assert names == {"clips", "latents"}
     assert ClipCache(folder=cache_folder, num_frames=9, size=64).rgb(1_000_000).shape == (9, 64, 64, 3)
+
+
+def test_a_finished_pipeline_is_trained_further(config: VideoTraining, finished: Path) -> None:
+    """Its first loss is that of the exported models, which a fresh start would miss."""
+    pipeline = finished / "pipeline"
+    data = LatentClips(latents=torch.randn(4, 16, 3, 8, 8), captions=("a red cube", "", "a blue cone", "a floor"))
+
+    def loss(config: VideoTraining) -> float:
+        transformer, encoder = config.build_models(TOKENIZER)
+        assert all(weight.requires_grad for weight in (*transformer.parameters(), *encoder.parameters()))
+        return float(video_losses(transformer, encoder, TOKENIZER, data, config=config, step=Step.of(0, LOOP))["loss"].detach())
+
+    transformer = load_transformer(pipeline, dtype=choose_dtype(torch.device("cpu")), device=torch.device("cpu"))
+    encoder = UMT5EncoderModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
+    expected = video_losses(transformer, encoder, TOKENIZER, data, config=config, step=Step.of(0, LOOP))["loss"]
+    assert loss(replace(config, start_from=pipeline)) == float(expected.detach())
+    assert loss(config) != float(expected.detach())

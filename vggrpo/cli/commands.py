@@ -175,6 +175,10 @@ class PretrainVae(PretrainCommand):
 
     out: Path = Path("runs/vae")
     """Output folder; the finished VAE is in its subfolder vae."""
+    start_from: Path | None = None
+    """A finished VAE to train further, for example assets/tiny/vae."""
+    decoder_only: bool = False
+    """Train its decoder alone: latents, and every model that was trained on them, keep their meaning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,6 +189,8 @@ class PretrainVideo(PretrainCommand):
     """Output folder; the finished WanPipeline is in its subfolder pipeline."""
     vae: Path = Path("runs/vae/vae")
     """The trained VAE."""
+    start_from: Path | None = None
+    """A finished pipeline to train further, for example assets/tiny; --vae must give the latents that it knows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,6 +56,11 @@ def _vae(command: PretrainVae) -> Outcome:
     from vggrpo.pretraining.vae import VaeTraining, pretrain_vae
 
     training = VaeTraining()
+    if command.start_from is not None:
+        require_folder(command.start_from, made_by="pretrain vae")
+        training = training.going_on(command.start_from, decoder_only=command.decoder_only)
+    elif command.decoder_only:
+        raise UserError("--decoder-only trains a finished VAE further: name it with --start-from.")
     training = replace(training, loop=loop_of(command, training.loop))
     begin_run(command.out, training, resume=command.resume)
     return training_outcome(pretrain_vae(training, command.out, resume=command.resume), command.out)
@@ -65,7 +70,9 @@ def _video(command: PretrainVideo) -> Outcome:
     from vggrpo.pretraining.video import VideoTraining, pretrain_video
 
     require_folder(command.vae, made_by="pretrain vae")
-    training = VideoTraining(vae=command.vae)
+    if command.start_from is not None:
+        require_folder(command.start_from, made_by="pretrain video")
+    training = VideoTraining(vae=command.vae, start_from=command.start_from)
     training = replace(training, loop=loop_of(command, training.loop))
     begin_run(command.out, training, resume=command.resume)
     return training_outcome(pretrain_video(training, command.out, resume=command.resume), command.out)

@@ -3,10 +3,13 @@
 Learns from crops: single frames first (colour appears fastest there), then short clips, then whole frames.
 Loss: L1 on pixels and on their spatial differences, a small KL term, ‖·‖ of chroma logged apart (a grey VAE has a fair
 L1 and no chroma).
+
+A finished VAE can be trained further. With the decoder alone its latents stay what they are, and so do all models that
+were trained on them: the video model, Φ_g and every adapter.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +97,30 @@ class VaeTraining:
     """Fraction of the run from which every second clip step takes one clip of full length: colours must not drift."""
     gradient_weight: float = 0.5
     kl_weight: float = 1e-5
+    start_from: Path | None = None
+    """The folder of a finished VAE to train further, instead of a fresh one."""
+    decoder_only: bool = False
+    """Leave the encoder, and with it every latent, as it is."""
+
+    def going_on(self, start_from: Path, *, decoder_only: bool) -> "VaeTraining":
+        """These settings for a finished VAE: clips from the first step, at a lower rate and averaged for longer."""
+        loop = replace(self.loop, learning_rate=2e-4, ema_decay=0.998)
+        return replace(
+            self, loop=loop, phases=(0.0, 0.5), full_length_from=0.0, start_from=start_from, decoder_only=decoder_only
+        )
+
+    def build(self) -> AutoencoderKLWan:
+        """The model to train, in fp32: fresh, or ``start_from``, with gradients where training is asked for."""
+        if self.start_from is None:
+            return self.architecture.build()
+        model = AutoencoderKLWan.from_pretrained(self.start_from, use_safetensors=True, local_files_only=True)
+        # diffusers notes where a model was loaded from: a path of this machine, which is nobody's business.
+        model.register_to_config(_name_or_path="")
+        model.train().requires_grad_(requires_grad=True)
+        if self.decoder_only:
+            model.encoder.requires_grad_(requires_grad=False)
+            model.quant_conv.requires_grad_(requires_grad=False)
+        return model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +137,7 @@ def pretrain_vae(config: VaeTraining, out: Path, *, resume: bool = False) -> Tra
     """Train, and when finished write the diffusers folder ``out/vae`` with latent statistics and ``out/vae.json``."""
     set_threads("background")
     torch.manual_seed(config.loop.seed)
-    model = config.architecture.build().to(choose_dtype(torch.device("cpu")))
+    model = config.build().to(choose_dtype(torch.device("cpu")))
     cache = ClipCache(folder=default_cache(), num_frames=config.num_frames, size=config.size)
     loop = TrainingLoop({"vae": model}, config.loop, out)
 
@@ -224,8 +251,19 @@ def save_reconstructions(vae: VideoVAE, cache: ClipCache, path: Path, *, seeds: 
 def _export(model: AutoencoderKLWan, cache: ClipCache, config: VaeTraining, result: TrainingResult, out: Path) -> None:
     """Latent statistics over training clips, weights in bf16, held-out quality."""
     vae = VideoVAE(model=model.eval())
+    if not config.decoder_only:
+        _register_statistics(model, cache, clips=min(64, config.clips))
+    model.to(torch.bfloat16).save_pretrained(out / "vae", safe_serialization=True, max_shard_size=MAX_SHARD)
+    quality = reconstruction_quality(vae, cache)
+    report = {"steps": result.steps_done, "seconds": round(result.seconds), "held_out": asdict(quality)}
+    (out / "vae.json").write_text(json.dumps(report, indent=2))
+
+
+def _register_statistics(model: AutoencoderKLWan, cache: ClipCache, *, clips: int) -> None:
+    """Mean and standard deviation of each channel over the first training clips, into the model's configuration."""
+    vae = VideoVAE(model=model)
     latents = []
-    for index in range(min(64, config.clips)):
+    for index in range(clips):
         frames = torch.from_numpy(cache.rgb(FIRST_TRAINING_SEED + index))[None]
         latents.append(vae.encode(video_from_frames(frames)).tensor)
     stacked = torch.cat(latents)
@@ -233,7 +271,3 @@ def _export(model: AutoencoderKLWan, cache: ClipCache, config: VaeTraining, resu
         latents_mean=[round(value, 4) for value in stacked.mean((0, 2, 3, 4)).tolist()],
         latents_std=[round(value, 4) for value in stacked.std((0, 2, 3, 4)).tolist()],
     )
-    model.to(torch.bfloat16).save_pretrained(out / "vae", safe_serialization=True, max_shard_size=MAX_SHARD)
-    quality = reconstruction_quality(vae, cache)
-    report = {"steps": result.steps_done, "seconds": round(result.seconds), "held_out": asdict(quality)}
-    (out / "vae.json").write_text(json.dumps(report, indent=2))

@@ -114,6 +114,21 @@ class VideoTraining:
     first_frame_share: float = 0.2
     guidance: float = 4.0
     sampling_steps: int = 20
+    start_from: Path | None = None
+    """A finished pipeline of the same VAE to train further, instead of fresh models."""
+
+    def build_models(self, tokenizer: PreTrainedTokenizerFast) -> tuple[WanTransformer3DModel, UMT5EncoderModel]:
+        """The transformer in the device's precision and the text encoder in fp32: fresh, or ``start_from``'s."""
+        dtype = choose_dtype(torch.device("cpu"))
+        if self.start_from is None:
+            encoder = self.architecture.build_text_encoder(tokenizer)
+            return cast_like_pretrained(self.architecture.build_transformer(), dtype), encoder
+        transformer = load_transformer(self.start_from, dtype=dtype, device=torch.device("cpu"))
+        encoder = UMT5EncoderModel.from_pretrained(
+            self.start_from / "text_encoder", dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        transformer.register_to_config(_name_or_path="")
+        return transformer.train().requires_grad_(requires_grad=True), encoder.train()
 
 
 def pretrain_video(config: VideoTraining, out: Path, *, resume: bool = False) -> TrainingResult:
@@ -123,8 +138,7 @@ def pretrain_video(config: VideoTraining, out: Path, *, resume: bool = False) ->
     dtype = choose_dtype(device)
     torch.manual_seed(config.loop.seed)
     tokenizer = build_tokenizer(config.architecture.max_tokens)
-    encoder = config.architecture.build_text_encoder(tokenizer)
-    transformer = cast_like_pretrained(config.architecture.build_transformer(), dtype)
+    transformer, encoder = config.build_models(tokenizer)
     vae = VideoVAE.load(config.vae, dtype=dtype, device=device)
     cache = ClipCache(folder=default_cache(), num_frames=config.num_frames, size=config.size)
     data = encode_clips(vae, cache, count=config.clips, folder=default_cache(), weights=config.vae)

@@ -35,7 +35,7 @@ from demo.visitors import Visitor, current_visitor, owner
 log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
-STYLES = ("static/page.css", "viewers/stage.css", "viewers/training.css", "viewers/compare.css")
+STYLES = ("static/page.css", "viewers/stage.css", "viewers/training.css", "viewers/compare.css", "viewers/evidence.css")
 _CACHE_SECONDS = 3600
 _SWEEP_SECONDS = 600.0
 

@@ -1,4 +1,4 @@
-"""Tab "About": what this is, what the embedded model can and cannot do, how to read the rewards."""
+"""Tab "About": what this is, what the embedded model can and cannot do, how to read the rewards, and the evidence."""
 
 import json
 from html import escape
@@ -17,7 +17,11 @@ from demo.text import (
     PAPER_URL,
     TERMS,
 )
+from demo.viewers.evidence import FIGURES, evidence_html, evidence_script, read_section, result_files
 from demo.viewers.stage import file_url
+
+RESULTS = "results"
+"""Folder of recorded results among the assets."""
 
 
 def build_about(service: PageService, *, assets: Path) -> None:
@@ -43,12 +47,14 @@ def build_about(service: PageService, *, assets: Path) -> None:
         "</aside></div>",
     ]
     gr.HTML("".join(page), apply_default_css=False)
+    sections = [read_section(text, results=assets / RESULTS) for text in FIGURES]
+    gr.HTML(evidence_html(sections), js_on_load=evidence_script(), apply_default_css=False, elem_id="evidence")
 
 
 def about_figures(assets: Path) -> tuple[Path, ...]:
     """Files that the tab shows and the server must therefore serve."""
     figure = assets / "figure.svg"
-    return (figure,) if figure.exists() else ()
+    return (*((figure,) if figure.exists() else ()), *result_files(assets / RESULTS))
 
 
 def _figure(path: Path) -> str:

@@ -212,6 +212,21 @@ def test_a_stopped_and_resumed_training_makes_the_same_vae(
     assert (straight / "vae/config.json").read_text() == (stopped / "vae/config.json").read_text()
     assert Image.open(straight / "samples" / "step-000006.png").size == (3 * 32, 4 * 2 * 32)
 
+    exported = load_file(straight / weights)
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
+    average = load_file(straight / "checkpoints" / "step-000006" / "state.safetensors")
+    for name, tensor in exported.items():
+        torch.testing.assert_close(tensor, average[f"ema/vae.{name}"].bfloat16(), rtol=0, atol=0)
+    vae = VideoVAE.load(straight / "vae", dtype=torch.float32, device=torch.device("cpu"))
+    clips = np.stack([cache.rgb(FIRST_TRAINING_SEED + seed) for seed in range(CONFIG.clips)])
+    latents = vae.encode_normalised(video_from_frames(torch.from_numpy(clips))).tensor
+    # The statistics in the configuration make diffusion's latents standard.
+    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(16), rtol=0, atol=0.1)
+    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(16), rtol=0, atol=0.1)
+    report = json.loads((straight / "vae.json").read_text())
+    assert report["steps"] == 6
+    assert report["held_out"]["clips"] == 16
+
 
 @pytest.mark.parametrize("decoder_only", [True, False])
 def test_a_finished_vae_is_trained_further(
@@ -236,18 +251,3 @@ def test_a_finished_vae_is_trained_further(
     }
     assert moved == ({"decoder", "post_quant_conv"} if decoder_only else set(dict(before.named_children())))
     assert (after.config.latents_std == before.config.latents_std) == decoder_only
-
-    exported = load_file(straight / weights)
-    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
-    average = load_file(straight / "checkpoints" / "step-000006" / "state.safetensors")
-    for name, tensor in exported.items():
-        torch.testing.assert_close(tensor, average[f"ema/vae.{name}"].bfloat16(), rtol=0, atol=0)
-    vae = VideoVAE.load(straight / "vae", dtype=torch.float32, device=torch.device("cpu"))
-    clips = np.stack([cache.rgb(FIRST_TRAINING_SEED + seed) for seed in range(CONFIG.clips)])
-    latents = vae.encode_normalised(video_from_frames(torch.from_numpy(clips))).tensor
-    # The statistics in the configuration make diffusion's latents standard.
-    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(16), rtol=0, atol=0.1)
-    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(16), rtol=0, atol=0.1)
-    report = json.loads((straight / "vae.json").read_text())
-    assert report["steps"] == 6
-    assert report["held_out"]["clips"] == 16

@@ -201,7 +201,9 @@ def test_a_finished_pipeline_is_trained_further(config: VideoTraining, finished:
     def loss(config: VideoTraining) -> float:
         transformer, encoder = config.build_models(TOKENIZER)
         assert all(weight.requires_grad for weight in (*transformer.parameters(), *encoder.parameters()))
-        return float(video_losses(transformer, encoder, TOKENIZER, data, config=config, step=Step.of(0, LOOP))["loss"].detach())
+        return float(
+            video_losses(transformer, encoder, TOKENIZER, data, config=config, step=Step.of(0, LOOP))["loss"].detach()
+        )
 
     transformer = load_transformer(pipeline, dtype=choose_dtype(torch.device("cpu")), device=torch.device("cpu"))
     encoder = UMT5EncoderModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)

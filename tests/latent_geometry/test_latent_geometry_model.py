@@ -12,7 +12,7 @@ from tests.latent_geometry.samples import DEBUG_CONNECTOR, debug_clips
 from vggrpo.latent_geometry.foundation.any4d import Any4D
 from vggrpo.latent_geometry.model import LatentGeometryConfig, LatentGeometryModel, fingerprint
 from vggrpo.latent_geometry.stitching import LayerFit
-from vggrpo.latent_geometry.train import AlignmentData, ClipPick, LgmTraining, train_lgm
+from vggrpo.latent_geometry.train import AlignmentData, ClipPick, LgmTraining, disturbed, read_lesson, train_lgm
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.training import LoopConfig, Step
 from vggrpo.types import Latents, SceneGeometry
@@ -198,3 +198,19 @@ def test_search_clips_are_never_fitted_and_tested_at_once() -> None:
     fitted, tested = list(clips.fit), list(clips.test)
     assert (len(fitted), len(tested)) == (4, 2)
     assert not {id(clip) for clip in fitted} & {id(clip) for clip in tested}
+
+
+def test_latents_are_disturbed_evenly_up_to_the_stated_noise(debug_model: Any4D) -> None:
+    """σ ~ U(0, most): over many steps its mean is most / 2 and nothing lies above; Φ's reading stays the clean one."""
+    lesson = read_lesson(debug_model, debug_clips(1)[0], frames=torch.tensor([0]))
+    wide = replace(lesson, latents=Latents(tensor=torch.zeros(1, 16, 5, 16, 16)))
+    steps = [Step.of(index, TRAINING.loop) for index in range(400)]
+    strengths = torch.stack([disturbed(wide, step=step, most=0.4).latents.tensor.std() for step in steps])
+    assert strengths.mean() == pytest.approx(0.2, abs=0.02)
+    assert strengths.max() < 0.41
+    assert strengths.std() == pytest.approx(0.4 / 12**0.5, abs=0.015)
+    once = disturbed(lesson, step=Step.of(3, TRAINING.loop), most=0.4)
+    again = disturbed(lesson, step=Step.of(3, TRAINING.loop), most=0.4)
+    assert torch.equal(once.latents.tensor, again.latents.tensor)
+    assert once.theirs is lesson.theirs
+    assert disturbed(lesson, step=steps[0], most=0.0) is lesson

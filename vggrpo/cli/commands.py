@@ -278,6 +278,8 @@ class TrainLgm(PretrainCommand):
     """Clips that the video model generates to align on."""
     generated_steps: int | None = None
     """Denoising steps of those; 10 for the embedded models, 30 for released ones."""
+    latent_noise: float = 0.4
+    """The most noise, in units of normalised latents, that Φ_g reads its latents through; 0 trains on clean ones."""
     taught_frames: int | None = None
     """Frames of each clip whose reading by Φ is kept on disk; 0 lets Φ read at every step.
     Not given: 8 for released models, 0 for the embedded ones."""

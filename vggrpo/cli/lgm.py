@@ -43,6 +43,7 @@ EMBEDDED_STEPS, RELEASED_STEPS = 10, 30
 """Denoising steps of generated clips."""
 TAUGHT_FRAMES = 8
 """Of each clip at a released model's size; training draws five of them a step."""
+MOST_LATENT_NOISE = 10.0
 MODELS_NAME = "models.json"
 """What a run folder was begun with: a resumed run must have the same."""
 SHOWN_SKIPPED = 20
@@ -217,7 +218,12 @@ class _Job:
         connector = ConnectorConfig.for_vae(
             latent_channels=vae.z_dim, vae_compression=vae.spatial_factor, token_dim=self.teacher.token_dim
         )
-        training = LgmTraining(connector=connector, loop=loop, search_memory_gib=self.command.search_memory_gib)
+        training = LgmTraining(
+            connector=connector,
+            loop=loop,
+            search_memory_gib=self.command.search_memory_gib,
+            latent_noise=self.command.latent_noise,
+        )
         if not self.preset.is_released_model:
             return training
         steps = loop.steps if self.command.steps else EPOCHS * len(data.picks())
@@ -330,6 +336,8 @@ def _require_possible(command: TrainLgm, preset: Preset) -> None:
     """Raise a UserError for what can be seen to be wrong before anything is loaded."""
     if command.clips < 1 or command.generated_clips < 0:
         raise UserError("train-lgm needs at least one clip, and no negative number of generated ones.")
+    if not 0.0 <= command.latent_noise <= MOST_LATENT_NOISE:
+        raise UserError(f"The latent noise is {command.latent_noise}; give 0 to {MOST_LATENT_NOISE:g}.")
     if command.taught_frames is not None and command.taught_frames < 0:
         raise UserError(f"{command.taught_frames} taught frames were asked for; give 0 (none are kept) or more.")
     if command.generated_steps is not None and command.generated_steps < 1:

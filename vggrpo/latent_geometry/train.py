@@ -7,7 +7,7 @@ the two. Φ reads each clip when it is drawn, or has read it before (``Lessons``
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast, overload, runtime_checkable
 
@@ -46,6 +46,10 @@ class LgmTraining:
     ``test_clips`` measure ε. Each step reads ``clips_per_step`` clips, generated ones with probability
     ``generated_share``, and compares the dense geometry of ``dense_frames`` random frames (the cameras of all).
     ``recompute`` trades time for memory: activations are computed again in the backward pass.
+
+    Φ_g reads z + σ ε with ε ~ N(0, 1) and σ ~ U(0, ``latent_noise``), in units of normalised latents, while Φ reads the
+    clean video: what a sampler leaves is never quite clean, and the paper's Φ_g keeps its cameras where
+    Φ(decode(z + σ ε)) loses them. Trained on clean latents alone it does not.
     """
 
     connector: ConnectorConfig
@@ -59,6 +63,7 @@ class LgmTraining:
     clips_per_step: int = 1
     dense_frames: int = 5
     generated_share: float = 0.5
+    latent_noise: float = 0.4
     bfloat16: bool = True
     recompute: bool = False
 
@@ -205,10 +210,8 @@ def train_lgm(
             chosen = step.rng.choice(count, size=min(training.dense_frames, count), replace=False)
             return available[torch.from_numpy(chosen).sort().values]
 
-        clips = [
-            lesson_losses(model, readings.lesson(pick, draw=draw), weights=training.weights, device=device)
-            for pick in picks
-        ]
+        lessons = [disturbed(readings.lesson(pick, draw=draw), step=step, most=training.latent_noise) for pick in picks]
+        clips = [lesson_losses(model, lesson, weights=training.weights, device=device) for lesson in lessons]
         return {name: torch.stack([one[name] for one in clips]).mean() for name in clips[0]}
 
     result = loop.run(losses, resume=resume)
@@ -233,6 +236,15 @@ def read_lesson(teacher: GeometryModel, clip: AlignedClip, *, frames: Int[Tensor
     features = teacher.finish_encoder(teacher.encode_tokens(images, upto=0), start=0)
     decoded = teacher.decode_frames(features, grid=teacher.grid_of(images), frames=frames.to(device))
     return Lesson(latents=clip.latents, theirs=Reading(decoded=decoded, features=features), frames=frames)
+
+
+def disturbed(lesson: Lesson, *, step: Step, most: float) -> Lesson:
+    """The lesson with noise on its latents, of a strength between 0 and ``most`` that the step's numbers decide."""
+    if most == 0.0:
+        return lesson
+    clean = lesson.latents.tensor
+    noise = torch.randn(clean.shape, generator=step.generator).to(clean)
+    return replace(lesson, latents=Latents(tensor=clean + step.rng.uniform(0.0, most) * noise))
 
 
 def lesson_losses(

@@ -11,6 +11,7 @@ from vggrpo.generation.models import DEBUG_VIDEO
 from vggrpo.grpo.config import GrpoConfig, RewardWeights
 from vggrpo.grpo.defaults import training_defaults
 from vggrpo.grpo.models import GrpoModels
+from vggrpo.grpo.preference import Ranking
 from vggrpo.grpo.prompts import PromptSets
 from vggrpo.grpo.reward_space import GUARDS
 from vggrpo.grpo.trainer import TrainResult, train
@@ -66,6 +67,27 @@ def decode(latents: Latents) -> Tensor:
     red = ((latents.tensor[:, :1].clamp(-1, 1) + 1) * 127).to(torch.uint8)
     frames = red.repeat_interleave(4, -1).repeat_interleave(4, -2).repeat_interleave(2, 2)
     return frames.expand(-1, 3, -1, -1, -1).permute(0, 2, 3, 4, 1).contiguous()
+
+
+def brightness_ranking(latents: Latents) -> Ranking:
+    """Bright videos are preferred; all move alike."""
+    bright = latents.tensor.mean((1, 2, 3, 4)).clone()
+    return Ranking(scores={"brightness": bright}, motion=torch.ones(len(bright)))
+
+
+@dataclass
+class ToyClips:
+    """One clip a caption and number; ``unreadable`` captions give none."""
+
+    unreadable: frozenset[str] = frozenset()
+    asked: list[str] = field(default_factory=list)
+
+    def latents(self, caption: str, *, number: int) -> Latents | None:
+        self.asked.append(caption)
+        if caption in self.unreadable:
+            return None
+        generator = torch.Generator().manual_seed(sum(caption.encode()) + 1000 * number)
+        return Latents(tensor=torch.randn(1, *SHAPE, generator=generator))
 
 
 def make_models(rewards: object | None = None) -> GrpoModels:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vggrpo.planning.plan import Plan
 
 _GIB = 2**30
-_ITERATION = ("rollout", "guard", "reward", "update")
+_ITERATION = ("rollout", "guard", "reward", "rank", "update")
 
 
 def run(command: PlanCommand) -> Outcome:
@@ -79,6 +79,7 @@ def _result(plan: "Plan", remedy: str) -> dict[str, object]:
     rate = plan.machine.flops
     return {
         "preset": preset.name,
+        "objective": config.objective,
         "height": preset.height,
         "width": preset.width,
         "frames": preset.num_frames,

@@ -6,7 +6,7 @@ An iteration takes as many clips as the other objectives draw videos (groups × 
 noise fractions. Nothing is sampled and nothing judged.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,17 @@ from torch import Tensor
 
 from vggrpo.grpo.flow_matching import NoiseDraws, noisy_clips, without_guidance
 from vggrpo.grpo.lesson import Lesson, PassLoss, TrainingContext
-from vggrpo.grpo.models import GrpoModels, TrainingClips
+from vggrpo.grpo.models import TrainingClips
 from vggrpo.policy.rollout import micro_batches
+from vggrpo.policy.sampling import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
     """Some clips of a group; a pass is one noise fraction of each."""
 
-    models: GrpoModels
+    conditions: Callable[..., Conditions]
+    """``GrpoModels.conditions``: embeddings come when they are needed, not a lesson's all at once."""
     clean: Float[Tensor, "B C T h w"]
     captions: tuple[str, ...]
     usable: Bool[Tensor, " B"]
@@ -41,7 +43,7 @@ class ClipBatch:
         """The flow-matching error at draw ``index``."""
         device = transformer.device
         members = range(self.draws.count)[self.members]
-        conditions = without_guidance(self.models.conditions(*self.captions, guidance=1.0))
+        conditions = without_guidance(self.conditions(*self.captions, guidance=1.0))
         noisy = noisy_clips(
             self.clean.to(device),
             noise=self.draws.noise(members, draw=index, shape=self.clean.shape[1:], device=device),
@@ -137,7 +139,7 @@ class FlowSft:
         )
         return [
             ClipBatch(
-                models=models,
+                conditions=models.conditions,
                 clean=stacked[members],
                 captions=captions[members],
                 usable=usable[members],

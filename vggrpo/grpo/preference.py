@@ -22,11 +22,12 @@ class Ranking:
     """What a judge of preference says of some videos.
 
     ``scores`` by name, higher is better, NaN where a video cannot be judged. ``motion`` is the apparent motion over
-    half a clip as a fraction of the image's shorter side, or None where nobody asked.
+    half a clip as a fraction of the image's shorter side, or None where nobody asked. Of a batch [B], or by groups
+    [P, K].
     """
 
-    scores: Mapping[str, Float[Tensor, " B"]]
-    motion: Float[Tensor, " B"] | None = None
+    scores: Mapping[str, Float[Tensor, "*videos"]]
+    motion: Float[Tensor, "*videos"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from vggrpo.generation.architecture import Architecture
 from vggrpo.grpo.clipped_surrogate import OldStep, step_loss
 from vggrpo.grpo.config import GrpoConfig
+from vggrpo.grpo.flow_dpo import PairBatch
+from vggrpo.grpo.flow_matching import NoiseDraws
+from vggrpo.grpo.flow_sft import ClipBatch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
 from vggrpo.latent_geometry.pixel_grid import resize_for_geometry
 from vggrpo.planning.dry_run import Cost, dry_run
@@ -46,9 +49,9 @@ class PolicyCosts:
     evaluation_step: Cost
     """As ``rollout_step``, with the evaluation's guidance."""
     reference_step: Cost
-    """A replay without the adapter; nothing where the objective has no distance to the base."""
+    """A replay without the adapter; nothing where there is no distance to the base, or it is part of the pass."""
     replay_step: Cost
-    """A replay with its loss and backward pass; it keeps the adapter's gradient."""
+    """A pass of the objective's own micro-batch with its loss and backward pass; it keeps the adapter's gradient."""
 
     def extended(self, longer: "PolicyCosts", *, blocks: int) -> "PolicyCosts":
         """These costs with ``blocks`` more blocks, ``longer`` being those with one more."""
@@ -106,7 +109,7 @@ def _policy_costs(
         transformer.enable_gradient_checkpointing()
     text = torch.empty(1, tokens, architecture.sizes.transformer["text_dim"], dtype=dtype, device=META)
     steps = _Steps(transformer=transformer, config=config, shape=shape, text=text)
-    wants_reference = config.kl != "none" and config.kl_weight > 0.0
+    wants_reference = config.objective == "grpo" and config.kl != "none" and config.kl_weight > 0.0
     nothing = Cost(flops=0.0, peak_bytes=0.0)
     return PolicyCosts(
         weights_bytes=weights,
@@ -114,7 +117,7 @@ def _policy_costs(
         rollout_step=dry_run(lambda: steps.velocity(config.guidance)),
         evaluation_step=dry_run(lambda: steps.velocity(config.evaluation_guidance)),
         reference_step=dry_run(steps.reference) if wants_reference else nothing,
-        replay_step=dry_run(steps.replay_and_backward),
+        replay_step=dry_run(steps.learn),
     )
 
 
@@ -144,8 +147,20 @@ class _Steps:
         conditions = self._conditions(config.guidance)
         return replay_reference(self.transformer, self._rollout(), conditions, config.rollout_settings, step=0)
 
-    def replay_and_backward(self) -> object:
-        """A window step with its loss and gradients, which are returned."""
+    def learn(self) -> object:
+        """A pass with its loss and gradients, which are returned."""
+        match self.config.objective:
+            case "grpo":
+                loss = self._replayed()
+            case "sft":
+                loss = self._clips().loss(self.transformer, 0).loss
+            case "dpo":
+                loss = self._pairs().loss(self.transformer, 0).loss
+        torch.autograd.backward(loss.sum())
+        return [parameter.grad for parameter in adapter_parameters(self.transformer).values()]
+
+    def _replayed(self) -> Tensor:
+        """The loss of a window step."""
         rollout, settings = self._rollout(), self.config.rollout_settings
         new = replay(self.transformer, rollout, self._conditions(self.config.guidance), settings, step=0)
         loss = step_loss(
@@ -155,8 +170,37 @@ class _Steps:
             reference=replace(new, velocity=new.velocity.detach(), mean=new.mean.detach()),
             settings=self.config.surrogate_settings,
         )
-        torch.autograd.backward(loss.loss.sum())
-        return [parameter.grad for parameter in adapter_parameters(self.transformer).values()]
+        return loss.loss
+
+    def _clips(self) -> ClipBatch:
+        """Some clips to imitate."""
+        conditions = replace(self._conditions(1.0), text=self.text.expand(self.count, -1, -1))
+        return ClipBatch(
+            conditions=lambda *_captions, **_options: conditions,
+            clean=torch.empty(self.count, *self.shape, device=META),
+            captions=("",) * self.count,
+            usable=torch.ones(self.count, dtype=torch.bool),
+            draws=self._draws(self.count),
+            members=slice(0, self.count),
+            number=0,
+        )
+
+    def _pairs(self) -> PairBatch:
+        """Some pairs of videos."""
+        count = min(self.config.pairs_at_once, self.config.pairs)
+        return PairBatch(
+            winners=torch.empty(count, *self.shape, device=META),
+            losers=torch.empty(count, *self.shape, device=META),
+            usable=torch.ones(count, dtype=torch.bool),
+            conditions=self._conditions(1.0),
+            draws=self._draws(count),
+            members=slice(0, count),
+            number=0,
+            beta=self.config.dpo_beta,
+        )
+
+    def _draws(self, count: int) -> NoiseDraws:
+        return NoiseDraws(seed=0, iteration=1, group=0, count=count, draws=1, shift=self.config.flow_shift)
 
     def _conditions(self, guidance: float) -> Conditions:
         together = self.config.guidance_passes == "together"
@@ -254,6 +298,25 @@ def decoder_costs(architecture: Architecture, *, shape: Shape, videos: int, dtyp
     if frames > few:
         cost = cost.per_more(decoded(few + 1), steps=frames - few)
     return DecoderCosts(weights_bytes=bytes_of(vae), decode=cost)
+
+
+@torch.no_grad()
+def encoder_cost(architecture: Architecture, *, size: tuple[int, int, int], dtype: torch.dtype) -> Cost:
+    """Cost of encoding one video of ``size`` (frames, height, width)."""
+    with META:
+        vae = architecture.build_vae().eval().requires_grad_(requires_grad=False)
+    for parameter in vae.parameters():
+        parameter.data = parameter.data.to(dtype)
+    frames, height, width = size
+    latent_frames = (frames - 1) // 4 + 1
+
+    def encoded(count: int) -> Cost:
+        video = torch.empty(1, 3, 4 * (count - 1) + 1, height, width, dtype=dtype, device=META)
+        return dry_run(lambda: vae.encode(video).latent_dist.mode().float())
+
+    few = min(latent_frames, _FEW_FRAMES)
+    cost = encoded(few)
+    return cost if latent_frames == few else cost.per_more(encoded(few + 1), steps=latent_frames - few)
 
 
 def text_encoder_bytes(architecture: Architecture, *, dtype: torch.dtype) -> float:

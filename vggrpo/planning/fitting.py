@@ -8,7 +8,7 @@ from vggrpo.planning.plan import Plan, Planner
 from vggrpo.runtime.errors import UserError
 
 _GIB = 2**30
-_JUDGING = frozenset({"guard", "reward", "evaluate"})
+_JUDGING = frozenset({"guard", "reward", "evaluate", "rank"})
 _DRAWING = frozenset({"rollout", "guard", "update", "evaluate", "samples"})
 
 

@@ -5,7 +5,9 @@
     rollout     one denoising step of a micro-batch, and the window states of a group
     guard       the same for the base's videos
     reward      latent: Φ_g's pass over a batch. rgb: the decoded videos, then Φ's. Then the rewards themselves
-    update      replay with its activations, loss, gradients
+    rank        dpo: the decoded videos, and what ranks them
+    update      a pass of the objective's micro-batch with its activations, loss, gradients
+    clips       sft, before the first iteration: the VAE, and one clip at a time
     evaluate    a denoising step with the evaluation's guidance, and rewards
     samples     the VAE, and one video at a time
 
@@ -29,11 +31,13 @@ from vggrpo.planning.costs import (
     ReaderCosts,
     Shape,
     decoder_costs,
+    encoder_cost,
     image_reader_costs,
     latent_reader_costs,
     policy_costs,
     text_encoder_bytes,
 )
+from vggrpo.planning.dry_run import Cost
 from vggrpo.planning.machine import Machine
 from vggrpo.presets import Preset, get_preset
 
@@ -114,6 +118,7 @@ class Planner:
             PhasePlan(name="embed", resident_bytes=resident, extra_bytes=parts.text_bytes),
             *_iteration(config, parts, resident=resident, groups=config.groups / self.processes),
             *_occasional(config, parts, resident=resident, processes=self.processes),
+            *_clips(parts, resident=resident),
         )
         return Plan(
             config=config,
@@ -138,7 +143,8 @@ class Planner:
         shape = preset.latent_shape
         guidance = (config.guidance, config.evaluation_guidance, config.guidance_passes)
         distance = (config.kl, config.kl_weight)
-        drawing = (config.micro_batch, config.group_size, config.gradient_checkpointing, guidance, distance)
+        learning = (config.objective, config.pairs)
+        drawing = (config.micro_batch, config.group_size, config.gradient_checkpointing, guidance, distance, learning)
         judging = (config.reward_space, config.reward_batch, config.dense_frames)
 
         def decoder(videos: int) -> DecoderCosts:
@@ -159,7 +165,20 @@ class Planner:
                 ("reader", models, judging), lambda: _reader(architecture, config, preset=preset, dtype=dtypes.geometry)
             ),
             judged=decoder(config.reward_batch) if config.reward_space == "rgb" else None,
-            shown=decoder(1) if config.sample_every or config.refresh_lgm else None,
+            ranked=decoder(config.reward_batch) if config.objective == "dpo" else None,
+            ranker=self._once(
+                ("ranker", models, judging),
+                lambda: _image_reader(architecture, config, preset=preset, dtype=dtypes.geometry),
+            )
+            if config.objective == "dpo" and config.preference == "reprojection"
+            else None,
+            encoded=self._once(
+                ("encoder", models),
+                lambda: encoder_cost(architecture, size=_size(preset), dtype=dtypes.vae),
+            )
+            if config.objective == "sft"
+            else None,
+            shown=decoder(1) if config.sample_every or config.refresh_lgm or config.objective == "sft" else None,
             text_bytes=self._once(("text", models), lambda: text_encoder_bytes(architecture, dtype=dtypes.text)),
         )
 
@@ -195,6 +214,12 @@ class _Parts:
     reader: ReaderCosts
     judged: DecoderCosts | None
     """Decoding a reward batch, where the reward is read from decoded video."""
+    ranked: DecoderCosts | None
+    """The same, where videos are decoded to be ranked."""
+    ranker: ReaderCosts | None
+    """The geometry model that ranks them, where one does."""
+    encoded: Cost | None
+    """Encoding a clip, where clips are learnt from."""
     shown: DecoderCosts | None
     """Decoding one video at a time, for samples."""
     text_bytes: float
@@ -206,9 +231,11 @@ class _Parts:
 
     def weights(self, config: GrpoConfig) -> dict[str, float]:
         """Bytes by model."""
-        decoder = self.judged or self.shown
+        decoder = self.kept_decoder or self.shown
         judge = "latent geometry model" if config.reward_space == "latent" else "geometry model"
         found = {"transformer": self.policy.weights_bytes, judge: self.reader.weights_bytes}
+        if self.ranker is not None:
+            found["geometry model"] = self.ranker.weights_bytes
         found["adapter, average and AdamW"] = self.policy.adapter_numbers * _FP32 * _ADAPTER_COPIES
         if decoder is not None:
             found["VAE"] = decoder.weights_bytes
@@ -218,8 +245,15 @@ class _Parts:
         """Of what is there all the time."""
         shards = processes if config.shard_base else 1
         adapter = self.policy.adapter_numbers * _FP32 * _ADAPTER_COPIES
-        decoder = 0.0 if self.judged is None else self.judged.weights_bytes
-        return self.policy.weights_bytes / shards + adapter + self.reader.weights_bytes + decoder
+        decoder = 0.0 if self.kept_decoder is None else self.kept_decoder.weights_bytes
+        # With rewards from decoded video, the geometry model that ranks is the one that judges.
+        ranker = 0.0 if self.ranker is None or config.reward_space == "rgb" else self.ranker.weights_bytes
+        return self.policy.weights_bytes / shards + adapter + self.reader.weights_bytes + decoder + ranker
+
+    @property
+    def kept_decoder(self) -> DecoderCosts | None:
+        """The VAE, where every iteration decodes."""
+        return self.judged or self.ranked
 
     @property
     def reward_batch_bytes(self) -> float:
@@ -235,41 +269,97 @@ class _Parts:
 
 
 def _reader(architecture: Architecture, config: GrpoConfig, *, preset: Preset, dtype: torch.dtype) -> ReaderCosts:
+    if config.reward_space == "rgb":
+        return _image_reader(architecture, config, preset=preset, dtype=dtype)
     videos, dense = config.reward_batch, config.dense_frames
-    if config.reward_space == "latent":
-        return latent_reader_costs(
-            architecture, shape=preset.latent_shape, videos=videos, dense_frames=dense, dtype=dtype
-        )
-    size = (preset.num_frames, preset.height, preset.width)
-    return image_reader_costs(architecture, size=size, videos=videos, dense_frames=dense, dtype=dtype)
+    return latent_reader_costs(architecture, shape=preset.latent_shape, videos=videos, dense_frames=dense, dtype=dtype)
+
+
+def _image_reader(architecture: Architecture, config: GrpoConfig, *, preset: Preset, dtype: torch.dtype) -> ReaderCosts:
+    videos, dense = config.reward_batch, config.dense_frames
+    return image_reader_costs(architecture, size=_size(preset), videos=videos, dense_frames=dense, dtype=dtype)
+
+
+def _size(preset: Preset) -> tuple[int, int, int]:
+    return (preset.num_frames, preset.height, preset.width)
 
 
 def _iteration(config: GrpoConfig, parts: _Parts, *, resident: float, groups: float) -> Iterator[PhasePlan]:
-    """Rollout, guard, reward and update of one process's groups."""
-    policy, count = parts.policy, config.group_size
-    batch = min(config.micro_batch, count)
-    videos = groups * count
-    window = config.window_size
-    # A group's latents, states and means, and once more while its micro-batches are joined.
-    group_bytes = 2 * count * parts.state_bytes * (1 + (window + 1) + window)
-    steps = policy.rollout_step.flops / batch * config.steps
-    rolling = policy.rollout_step.peak_bytes + group_bytes
-    judging = parts.reward_batch_bytes + videos * parts.state_bytes
-    yield PhasePlan(name="rollout", resident_bytes=resident, extra_bytes=rolling, flops=steps * videos)
-    if config.motion_guard:
-        clips = groups * min(config.guard_clips, count)
-        flops = clips * (steps + parts.reward_flops(config))
-        yield PhasePlan(name="guard", resident_bytes=resident, extra_bytes=max(rolling, judging), flops=flops)
-    yield PhasePlan(
-        name="reward", resident_bytes=resident, extra_bytes=judging, flops=videos * parts.reward_flops(config)
-    )
-    replayed = policy.reference_step.flops + policy.replay_step.flops
-    replaying = policy.reference_step.kept_bytes + policy.replay_step.peak_bytes
+    """What the objective does with one process's groups."""
+    videos = groups * config.group_size
+    match config.objective:
+        case "grpo":
+            yield from _judged_rollouts(config, parts, resident=resident, groups=groups)
+            passes = videos * config.window_size / min(config.micro_batch, config.group_size)
+        case "dpo":
+            yield from _ranked_videos(config, parts, resident=resident, groups=groups)
+            passes = groups * config.pairs * config.noise_draws / min(config.pairs_at_once, config.pairs)
+        case "sft":
+            passes = videos * config.noise_draws / min(config.micro_batch, config.group_size)
+    policy = parts.policy
+    at_once = 2 * config.pairs_at_once if config.objective == "dpo" else min(config.micro_batch, config.group_size)
+    learning = policy.reference_step.kept_bytes + policy.replay_step.peak_bytes
     yield PhasePlan(
         name="update",
         resident_bytes=resident,
-        extra_bytes=max(policy.reference_step.peak_bytes, replaying) + 3 * batch * parts.state_bytes,
-        flops=videos * window * replayed / batch,
+        extra_bytes=max(policy.reference_step.peak_bytes, learning) + 3 * at_once * parts.state_bytes,
+        flops=passes * (policy.reference_step.flops + policy.replay_step.flops),
+    )
+
+
+def _rollout(config: GrpoConfig, parts: _Parts, *, resident: float, videos: float, states: int) -> PhasePlan:
+    """Videos that are drawn, with so many ``states`` of each kept until their group is joined."""
+    step = parts.policy.rollout_step
+    # Once more while a group's micro-batches are joined.
+    group_bytes = 2 * config.group_size * parts.state_bytes * states
+    flops = step.flops / min(config.micro_batch, config.group_size) * config.steps * videos
+    return PhasePlan(name="rollout", resident_bytes=resident, extra_bytes=step.peak_bytes + group_bytes, flops=flops)
+
+
+def _judged_rollouts(config: GrpoConfig, parts: _Parts, *, resident: float, groups: float) -> Iterator[PhasePlan]:
+    """Rollout, guard and reward."""
+    videos = groups * config.group_size
+    # A video's latents, and the states and means of its window.
+    states = 1 + (config.window_size + 1) + config.window_size
+    rollout = _rollout(config, parts, resident=resident, videos=videos, states=states)
+    yield rollout
+    judging = parts.reward_batch_bytes + videos * parts.state_bytes
+    judged = parts.reward_flops(config)
+    if config.motion_guard:
+        clips = groups * min(config.guard_clips, config.group_size)
+        flops = clips * (rollout.flops / videos + judged)
+        extra = max(rollout.extra_bytes, judging)
+        yield PhasePlan(name="guard", resident_bytes=resident, extra_bytes=extra, flops=flops)
+    yield PhasePlan(name="reward", resident_bytes=resident, extra_bytes=judging, flops=videos * judged)
+
+
+def _ranked_videos(config: GrpoConfig, parts: _Parts, *, resident: float, groups: float) -> Iterator[PhasePlan]:
+    """Rollout without window, and rank: each batch is decoded, and read where a model ranks."""
+    assert parts.ranked is not None
+    videos = groups * config.group_size
+    yield _rollout(config, parts, resident=resident, videos=videos, states=1)
+    decoding = parts.ranked.decode
+    peak, flops = decoding.peak_bytes, decoding.flops / config.reward_batch
+    if parts.ranker is not None:
+        peak = max(peak, decoding.kept_bytes + parts.ranker.peak_bytes)
+        flops += parts.ranker.read.flops / config.reward_batch
+    if config.preference == "reward":
+        peak = max(peak, parts.reward_batch_bytes)
+        flops += parts.reward_flops(config)
+    extra = peak + videos * parts.state_bytes
+    yield PhasePlan(name="rank", resident_bytes=resident, extra_bytes=extra, flops=videos * flops)
+
+
+def _clips(parts: _Parts, *, resident: float) -> Iterator[PhasePlan]:
+    """The encoding of one clip; each is encoded once, before the first iteration."""
+    if parts.encoded is None:
+        return
+    weights = 0.0 if parts.kept_decoder is not None or parts.shown is None else parts.shown.weights_bytes
+    yield PhasePlan(
+        name="clips",
+        resident_bytes=resident,
+        extra_bytes=weights + parts.encoded.peak_bytes,
+        flops=parts.encoded.flops,
     )
 
 
@@ -286,7 +376,7 @@ def _occasional(config: GrpoConfig, parts: _Parts, *, resident: float, processes
     if config.sample_every and parts.shown is not None:
         decoding = parts.shown.decode
         drawn = step.flops / batch * config.evaluation_steps
-        weights = 0.0 if parts.judged is not None else parts.shown.weights_bytes
+        weights = 0.0 if parts.kept_decoder is not None else parts.shown.weights_bytes
         yield PhasePlan(
             name="samples",
             resident_bytes=resident,

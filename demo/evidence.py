@@ -92,16 +92,28 @@ class ContestRow:
     asked: int
     reasons: Mapping[str, int]
     goal: GoalVerdict | None
+    seen_in_training: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DuelGoal:
+    """Whether the champion is ahead of a rival by a measure, over all clips."""
+
+    rival: str
+    measure: str
+    goal: GoalVerdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contest:
-    """Every contestant against the base model."""
+    """Every contestant against the base model. ``champion`` names the one under test, where it takes part."""
 
     source: Source
+    champion: str | None
     contestants: tuple[Contestant, ...]
     measures: tuple[ContestMeasure, ...]
     rows: tuple[ContestRow, ...]
+    duels: tuple[DuelGoal, ...]
     remarks: tuple[str, ...]
 
     def row(self, contestant: str, *, measure: str, clips: str) -> ContestRow | None:
@@ -201,6 +213,7 @@ def _understood(path: Path, *, kind: str, read: Any) -> Any:
 def _contest(content: Mapping[str, Any], source: Source) -> Contest:
     return Contest(
         source=source,
+        champion=content["champion"],
         contestants=tuple(Contestant(name=str(one["name"]), title=str(one["title"])) for one in content["contestants"]),
         measures=tuple(
             ContestMeasure(
@@ -213,12 +226,17 @@ def _contest(content: Mapping[str, Any], source: Source) -> Contest:
             for one in content["measures"]
         ),
         rows=tuple(_contest_row(row) for row in content["rows"]),
+        duels=tuple(
+            DuelGoal(rival=str(duel["rival"]), measure=str(duel["measure"]), goal=_goal(duel["goal"]))
+            for duel in content["duels"]
+            if duel["goal"] is not None and duel["clips"] == content["rows"][0]["clips"]
+        ),
         remarks=tuple(str(remark) for remark in content.get("remarks", ())),
     )
 
 
 def _contest_row(row: Mapping[str, Any]) -> ContestRow:
-    goal = row.get("goal")
+    goal = row["goal"]
     return ContestRow(
         contestant=str(row["contestant"]),
         measure=str(row["measure"]),
@@ -229,10 +247,13 @@ def _contest_row(row: Mapping[str, Any]) -> ContestRow:
         judged=int(row["judged"]),
         asked=int(row["of"]),
         reasons={str(reason): int(count) for reason, count in row["reasons"].items()},
-        goal=None
-        if goal is None
-        else GoalVerdict(text=str(goal["text"]), met=goal["met"], certain=goal.get("certain")),
+        goal=None if goal is None else _goal(goal),
+        seen_in_training=bool(row["seen_in_training"]),
     )
+
+
+def _goal(found: Mapping[str, Any]) -> GoalVerdict:
+    return GoalVerdict(text=str(found["text"]), met=found["met"], certain=found["certain"])
 
 
 def _robustness(content: Mapping[str, Any], source: Source) -> Robustness:

@@ -5,22 +5,22 @@ judge has no dot: the row says so.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from demo.evidence import BASE, TRUE_CLIPS, Contest, Contestant, ContestMeasure, ContestRow, Number
+from demo.evidence import BASE, TRUE_CLIPS, Contest, Contestant, ContestMeasure, ContestRow, GoalVerdict, Number
 from demo.evidence_text import BETTER, CLIPS, FAMILIES
 from demo.viewers.evidence_panels import FAINT, OTHERS, OURS, Content, Group, Panel, axis, key_html, layout
 from demo.viewers.table import format_value
 
-OUR_CONTESTANT = "vggrpo"
-"""The method under test has the accent."""
-ROW_HEIGHT, TALL_ROW_HEIGHT, HEAD_HEIGHT, FOOT_HEIGHT = 25, 32, 8, 34
+ROW_HEIGHT, TALL_ROW_HEIGHT, HEAD_HEIGHT, FOOT_HEIGHT = 25, 32, 8, 28
 """In pixels; rows are tall where a name takes two lines."""
 _LEAST_REACH = 5.0
 """Per cent that an axis shows at least to both sides: chance differences must not fill a panel."""
 _LONGEST_LABEL = 20
+SEEN = "†"
+"""Marks a contestant by a measure that its own training looked at."""
 
 
 def contest_content(contest: Contest) -> Content:
@@ -30,10 +30,12 @@ def contest_content(contest: Contest) -> Content:
         panels = [_panel(contest, measure) for measure in contest.measures if measure.family == family]
         if panels:
             groups.append(Group(title=heading, panels=panels))
-    has_ours = any(one.name == OUR_CONTESTANT for one in contest.contestants)
-    whose = {"dot ours": "VGGRPO", "dot others": "others"} if has_ours else {"dot others": "clear of zero"}
+    champion = _title_of(contest.champion, contest)
+    whose = {"dot ours": escape(champion), "dot others": "others"} if champion else {"dot others": "clear of zero"}
     key = key_html(whose | {"dot open": "the interval holds zero", "better": "better than base"})
-    notes = [*_goal_notes(contest), *(escape(remark) for remark in contest.remarks)]
+    notes = [*_goal_notes(contest), *_duel_notes(contest), *(escape(remark) for remark in contest.remarks)]
+    if any(row.seen_in_training for row in contest.rows):
+        notes.append(f"{SEEN} Its training looked at this measure: no independent judge of it.")
     choices = {name: CLIPS.get(name, name) for name in contest.clips}
     return Content(groups=groups, notes=notes, key=key, choices=choices)
 
@@ -44,22 +46,45 @@ def rivals(contest: Contest) -> tuple[Contestant, ...]:
 
 
 def _goal_notes(contest: Contest) -> list[str]:
-    """How many goals the method reaches, and which it does not."""
-    rows = [
-        (measure, row)
+    """How many goals against the base model the champion reaches, and which it does not."""
+    goals = {
+        measure.title: row.goal
         for measure in contest.measures
-        if (row := contest.row(OUR_CONTESTANT, measure=measure.name, clips=contest.clips[0])) is not None
-        and row.goal is not None
-    ]
-    if not rows:
-        return []
-    reached = [measure for measure, row in rows if row.goal is not None and row.goal.met]
-    missed = [measure.title for measure, row in rows if row.goal is not None and row.goal.met is False]
-    unknown = [measure.title for measure, row in rows if row.goal is not None and row.goal.met is None]
-    parts = [f"VGGRPO reaches {len(reached)} of {len(rows)} goals"]
-    parts += [f"not reached: {', '.join(missed)}"] if missed else []
+        if (row := _champions(contest, measure.name)) is not None and row.goal is not None
+    }
+    title = _title_of(contest.champion, contest)
+    return [_counted(f"{title} reaches {{}} of {{}} goals against base", goals)] if goals else []
+
+
+def _duel_notes(contest: Contest) -> list[str]:
+    """By how many judges the champion is ahead of the other objectives, and by which it is not."""
+    titles = {measure.name: measure.title for measure in contest.measures}
+    goals = {
+        f"{titles.get(duel.measure, duel.measure)} of {_title_of(duel.rival, contest)}": duel.goal
+        for duel in contest.duels
+    }
+    title = _title_of(contest.champion, contest)
+    return [_counted(f"{title} is ahead of other objectives in {{}} of {{}} comparisons", goals)] if goals else []
+
+
+def _counted(sentence: str, goals: Mapping[str, GoalVerdict]) -> str:
+    """The sentence with how many are met of how many, and the names of the others."""
+    missed = [name for name, goal in goals.items() if goal.met is False]
+    unknown = [name for name, goal in goals.items() if goal.met is None]
+    parts = [sentence.format(len(goals) - len(missed) - len(unknown), len(goals))]
+    parts += [f"not: {', '.join(missed)}"] if missed else []
     parts += [f"not measured: {', '.join(unknown)}"] if unknown else []
-    return [f"<b>{escape('; '.join(parts))}.</b>"]
+    return f"<b>{escape('; '.join(parts))}.</b>"
+
+
+def _champions(contest: Contest, measure: str) -> ContestRow | None:
+    """The champion's row over the first group of clips."""
+    return None if contest.champion is None else contest.row(contest.champion, measure=measure, clips=contest.clips[0])
+
+
+def _title_of(name: str | None, contest: Contest) -> str:
+    """What people call a contestant; nothing for nobody."""
+    return next((one.title for one in contest.contestants if one.name == name), name or "")
 
 
 def _panel(contest: Contest, measure: ContestMeasure) -> Panel:
@@ -68,11 +93,12 @@ def _panel(contest: Contest, measure: ContestMeasure) -> Panel:
     traces: list[dict[str, Any]] = []
     for clips in contest.clips:
         rows = [contest.row(one.name, measure=measure.name, clips=clips) for one in entrants]
-        traces += _traces(entrants, rows, clips=clips, is_shown=clips == contest.clips[0])
+        found = _traces(entrants, rows, clips=clips, champion=contest.champion)
+        traces += [trace | {"visible": clips == contest.clips[0]} for trace in found]
     reach = _reach(contest, measure)
     first = [contest.row(one.name, measure=measure.name, clips=contest.clips[0]) for one in entrants]
     return Panel(
-        title=f"{escape(measure.title)}<em>{BETTER[measure.better]}</em>",
+        title=f"{escape(measure.title[:1].upper() + measure.title[1:])}<em>{BETTER[measure.better]}</em>",
         facts=_facts(contest, measure),
         figure={"data": traces, "layout": _layout(entrants, measure, reach=reach)},
         spoken=_spoken(entrants, first, measure=measure),
@@ -80,7 +106,7 @@ def _panel(contest: Contest, measure: ContestMeasure) -> Panel:
 
 
 def _traces(
-    entrants: Sequence[Contestant], rows: Sequence[ContestRow | None], *, clips: str, is_shown: bool
+    entrants: Sequence[Contestant], rows: Sequence[ContestRow | None], *, clips: str, champion: str | None
 ) -> list[dict[str, Any]]:
     """Dots with intervals, in four looks (ours or not, clear of zero or not), and the words beside them."""
     found: list[dict[str, Any]] = []
@@ -92,13 +118,13 @@ def _traces(
                 if row is not None
                 and row.relative is not None
                 and row.relative.value is not None
-                and (one.name == OUR_CONTESTANT) == (kind == "ours")
+                and (one.name == champion) == (kind == "ours")
                 and row.relative.excludes_zero == (look == "clear")
             ]
             if picked:
                 found.append(_dots(picked, uid=f"{kind}-{look}-{clips}", is_ours=kind == "ours"))
     found.append(_words(entrants, rows, clips=clips))
-    return [trace | {"meta": {"clips": clips}, "visible": is_shown} for trace in found]
+    return [trace | {"meta": {"clips": clips}} for trace in found]
 
 
 def _dots(picked: Sequence[tuple[Contestant, ContestRow]], *, uid: str, is_ours: bool) -> dict[str, Any]:
@@ -135,7 +161,7 @@ def _words(entrants: Sequence[Contestant], rows: Sequence[ContestRow | None], *,
         elif row.win_rate is None or row.win_rate.value is None:
             texts.append("")
         else:
-            texts.append(f"{100 * row.win_rate.value:.0f} %")
+            texts.append(f"{100 * row.win_rate.value:.0f} %{_mark(row)}")
     return {
         "type": "scatter",
         "mode": "text",
@@ -144,6 +170,7 @@ def _words(entrants: Sequence[Contestant], rows: Sequence[ContestRow | None], *,
         "xaxis": "x2",
         "y": [_label(one) for one in entrants],
         "text": texts,
+        "cliponaxis": False,
         "textposition": "middle left",
         "hovertext": ["" if row is None else _told(one, row) for one, row in zip(entrants, rows, strict=True)],
         "hoverinfo": "text",
@@ -173,7 +200,8 @@ def _layout(entrants: Sequence[Contestant], measure: ContestMeasure, *, reach: f
         )
     labels = [_label(one) for one in entrants]
     row_height = TALL_ROW_HEIGHT if any("<br>" in label for label in labels) else ROW_HEIGHT
-    ticks = [-reach * 4 / 5, -reach * 2 / 5, 0.0, reach * 2 / 5, reach * 4 / 5]
+    step = _tick_step(reach)
+    ticks = [-2 * step, -step, 0.0, step, 2 * step]
     return layout(
         height=HEAD_HEIGHT + FOOT_HEIGHT + row_height * len(entrants),
         margin={"l": 8, "r": 6, "t": HEAD_HEIGHT, "b": FOOT_HEIGHT},
@@ -183,7 +211,9 @@ def _layout(entrants: Sequence[Contestant], measure: ContestMeasure, *, reach: f
             domain=[0.0, 0.84],
             anchor="y",
             tickvals=ticks,
-            ticktext=[f"{tick:+.3g} %".replace("-", "−") if tick else "0" for tick in ticks],
+            ticktext=[
+                f"{tick:+g}".replace("-", "−") + (" %" if tick > step else "") if tick else "0" for tick in ticks
+            ],
         ),
         xaxis2=axis(range=[0, 1], domain=[0.84, 1.0], anchor="y", visible=False),
         yaxis=axis(
@@ -193,8 +223,15 @@ def _layout(entrants: Sequence[Contestant], measure: ContestMeasure, *, reach: f
             range=[len(entrants) - 0.5, -0.5],
             automargin=True,
             showgrid=False,
+            tickfont={"size": 11},
         ),
     )
+
+
+def _tick_step(reach: float) -> float:
+    """The largest of 1, 2, 5, 10 … of which two fit on a side."""
+    power = 10.0 ** math.floor(math.log10(reach / 2))
+    return max(factor * power for factor in (1, 2, 5) if 2 * factor * power <= reach)
 
 
 def _reach(contest: Contest, measure: ContestMeasure) -> float:
@@ -229,9 +266,10 @@ def _facts(contest: Contest, measure: ContestMeasure) -> list[str]:
         told.append(f"at least {fewest.judged} of {fewest.asked} judged{f' ({escape(why)})' if why else ''}")
     if told:
         facts.append(" · ".join(told))
-    ours = contest.row(OUR_CONTESTANT, measure=measure.name, clips=clips)
+    ours = _champions(contest, measure.name)
     if ours is not None and ours.goal is not None:
-        facts.append(f"goal of VGGRPO: {escape(ours.goal.text)} · <b>{_verdict(ours)}</b>")
+        title = escape(_title_of(contest.champion, contest))
+        facts.append(f"goal of {title}: {escape(ours.goal.text)} · <b>{_verdict(ours)}</b>")
     return facts
 
 
@@ -256,7 +294,13 @@ def _told(one: Contestant, row: ContestRow) -> str:
     if row.win_rate is not None and row.win_rate.value is not None:
         lines.append(f"wins {100 * row.win_rate.value:.0f} % of prompts")
     lines.append(f"{row.judged} of {row.asked} judged")
+    if row.seen_in_training:
+        lines.append("its training looked at this measure")
     return "<br>".join(lines)
+
+
+def _mark(row: ContestRow) -> str:
+    return f" {SEEN}" if row.seen_in_training else ""
 
 
 def _spoken(entrants: Sequence[Contestant], rows: Sequence[ContestRow | None], *, measure: ContestMeasure) -> str:

@@ -26,7 +26,7 @@ def cost_content(cost: Cost) -> Content:
         _panel(seconds, names=PHASES, title="Time", unit="s"),
         _panel(memory, names=_MEMORY, title="Memory", unit="MiB"),
     ]
-    return Content(groups=[Group(title="", panels=panels)], notes=[note])
+    return Content(groups=[Group(title="", panels=panels, is_wide=True)], notes=[note])
 
 
 def _panel(parts: Mapping[str, Mapping[str, float]], *, names: Mapping[str, str], title: str, unit: str) -> Panel:

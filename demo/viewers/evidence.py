@@ -25,7 +25,7 @@ from demo.evidence_text import (
 )
 from demo.viewers.contest_panels import contest_content
 from demo.viewers.cost_panels import cost_content
-from demo.viewers.evidence_panels import Content, Panel
+from demo.viewers.evidence_panels import Content, Group, Panel
 from demo.viewers.robustness_panels import robustness_content
 from demo.viewers.stage import file_url, plotly_script, read_scripts
 
@@ -95,11 +95,7 @@ def _section_html(section: Section, *, is_picture: bool) -> str:
             f"<p>{escape(why)}</p><pre><code>{escape(text.command)}</code></pre></section>"
         )
     content = section.content
-    groups = "".join(
-        f"{f'<h4>{escape(group.title)}</h4>' if group.title else ''}"
-        f'<div class="result-panels">{"".join(_panel_html(panel) for panel in group.panels)}</div>'
-        for group in content.groups
-    )
+    groups = "".join(_group_html(group) for group in content.groups)
     notes = "".join(f"<li>{note}</li>" for note in content.notes)
     return (
         f'<section class="result" data-result="{text.name}"><h3>{escape(text.title)}</h3><p>{text.lead}</p>'
@@ -118,6 +114,13 @@ def _choices(content: Content) -> str:
         for index, (name, label) in enumerate(content.choices.items())
     )
     return f'<div class="result-choices" role="group" aria-label="Which prompts">{buttons}</div>'
+
+
+def _group_html(group: Group) -> str:
+    """The heading and the panels."""
+    heading = f"<h4>{escape(group.title)}</h4>" if group.title else ""
+    panels = "".join(_panel_html(panel) for panel in group.panels)
+    return f'{heading}<div class="result-panels{" wide" if group.is_wide else ""}">{panels}</div>'
 
 
 def _panel_html(panel: Panel) -> str:

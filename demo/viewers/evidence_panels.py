@@ -35,6 +35,8 @@ class Group:
 
     title: str
     panels: Sequence[Panel]
+    is_wide: bool = False
+    """Two panels a row at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

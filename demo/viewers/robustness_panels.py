@@ -26,7 +26,7 @@ def robustness_content(robustness: Robustness) -> Content:
         {"line ours": READERS["latent"], "line others": READERS["decoded"], "line dotted": "believed to stand, chance"}
     )
     note = f"{robustness.clips} held-out clips. The latents' own standard deviation is about 1."
-    return Content(groups=[Group(title="", panels=panels)], notes=[note], key=key)
+    return Content(groups=[Group(title="", panels=panels, is_wide=True)], notes=[note], key=key)
 
 
 def _verdict(levels: Sequence[RobustnessLevel]) -> str:

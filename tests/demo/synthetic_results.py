@@ -59,6 +59,21 @@ def contest_row(contestant: str, measure: str, clips: str) -> dict[str, Any]:
         "of": 128,
         "reasons": {"no pair of frames had 20 matches": 128} if is_unjudged else {"too few matches": place},
         "goal": None if goal is None else {"text": goal, "met": measure == "sampson", "certain": measure == "frechet"},
+        "seen_in_training": (contestant, measure) == ("epipolar_dpo", "sampson"),
+    }
+
+
+def duel(rival: str, clips: str, *, met: bool | None) -> dict[str, Any]:
+    """VGGRPO against a rival by the Sampson error."""
+    return {
+        "contestant": "vggrpo",
+        "rival": rival,
+        "measure": "sampson",
+        "clips": clips,
+        "difference": estimate(0.1),
+        "relative": estimate(0.1),
+        "win_rate": estimate(0.6),
+        "goal": {"text": f"ahead of {rival}", "met": met, "certain": True},
     }
 
 
@@ -66,6 +81,7 @@ def contest_content() -> dict[str, Any]:
     """All contestants by all measures over all, static and dynamic prompts."""
     return {
         "baseline": "base",
+        "champion": "vggrpo",
         "contestants": [{"name": name, "title": title, "note": None} for name, title in CONTESTANTS.items()],
         "measures": [
             {"name": name, "title": title, "unit": unit, "better": better, "trained_on": family == "own"}
@@ -77,6 +93,11 @@ def contest_content() -> dict[str, Any]:
             for measure in MEASURES
             for clips in ("all", "static", "dynamic")
             for contestant in CONTESTANTS
+        ],
+        "duels": [
+            duel("sft", "all", met=True),
+            duel("epipolar_dpo", "all", met=False),
+            duel("sft", "static", met=None),
         ],
         "remarks": ["Epipolar-DPO was trained on the Sampson error: <not> an unseen judge for it."],
     }

@@ -83,6 +83,7 @@ def test_what_could_not_be_judged_has_no_dot_and_says_so(results: Path) -> None:
     assert not any("guidance" in label for label in drawn)
     words = traces(figure, "words-all")
     assert words["text"][-1] == "not judged"
+    assert [text for text in words["text"] if "†" in text] == ["65 % †"]
     assert "no pair of frames had 20 matches" in words["hovertext"][-1]
     section = read_section(CONTEST, results=results)
     assert section.content is not None
@@ -115,7 +116,8 @@ def test_only_all_prompts_are_shown_until_others_are_chosen(results: Path) -> No
 
 def test_goals_are_told_as_they_came_out(results: Path) -> None:
     html = evidence_html([read_section(CONTEST, results=results)])
-    assert "VGGRPO reaches 1 of 2 goals; not reached: Fréchet distance." in html
+    assert "VGGRPO reaches 1 of 2 goals against base; not: Fréchet distance." in html
+    assert "ahead of other objectives in 1 of 2 comparisons; not: Sampson error of Epipolar-DPO." in html
     assert "goal of VGGRPO: −20 % or better · <b>reached, within chance</b>" in html
     assert "goal of VGGRPO: at most 10 % above base · <b>not reached</b>" in html
 

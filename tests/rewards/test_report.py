@@ -9,6 +9,7 @@ import torch
 
 from tests.rewards.analytic import MOVING, STANDING, make_scene, move_world, scale_frame_depth, truck_path, yaw
 from vggrpo.rewards import RewardReport, camera_path_length, dynamic_degree, judge, moving_share
+from vggrpo.rewards.guards import CHORD_FRAMES
 
 
 def test_json_has_the_contracts_form_and_survives_strict_json() -> None:
@@ -56,6 +57,22 @@ def test_path_length_is_steps_over_scene_scale() -> None:
     scene = make_scene(truck_path(9, step=0.1, turn=0.0))
     scale = scene.depth.log().mean().exp().item()
     assert camera_path_length(scene).item() == pytest.approx(8 * 0.1 * np.hypot(1.0, 0.5) / scale)
+
+
+def test_shaking_is_no_travel() -> None:
+    """A sway whose period is the chord's leaves the path's length alone; summed frame by frame it would triple it."""
+    calm = truck_path(17, step=0.1, turn=0.0)
+    shaken = calm.copy()
+    shaken[:, 1, 3] += 0.5 * np.sin(2.0 * np.pi * np.arange(17) / CHORD_FRAMES)
+    frame_by_frame = [np.linalg.norm(np.diff(path[:, :3, 3], axis=0), axis=1).sum() for path in (calm, shaken)]
+    assert frame_by_frame[1] > 2.0 * frame_by_frame[0]
+    lengths = [camera_path_length(make_scene(path)) * scale_of(path) for path in (calm, shaken)]
+    assert lengths[1].item() == pytest.approx(lengths[0].item())
+
+
+def scale_of(path: np.ndarray) -> float:
+    """Scene scale of the room seen from ``path``."""
+    return make_scene(path).depth.log().mean().exp().item()
 
 
 def test_guards_tell_a_frozen_video_from_a_still_camera_before_a_moving_object() -> None:

@@ -20,6 +20,8 @@ from vggrpo.types import SceneGeometry
 
 # VBench's dynamic degree looks at the 5 % of pixels that move most.
 _FASTEST_SHARE = 0.05
+CHORD_FRAMES = 8
+"""Frames between the two ends of a chord of the camera's path: longer than a hand's sway, shorter than a move."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +43,19 @@ def measure_guards(scene: SceneGeometry, *, static_threshold: float = DEFAULT_GE
 
 
 def camera_path_length(scene: SceneGeometry) -> Float[Tensor, " B"]:
-    """Length of the camera's path, Σ ‖c_{i+1} − c_i‖ / scene scale. 0 for a camera that only turns or stands."""
-    steps = camera_centres(scene.camera_from_world).diff(dim=1)
-    length = safe_norm(steps).sum(dim=1) / unit_of(scene)
+    """How far the camera goes, (N − 1) · mean_i ‖c_{i+w} − c_i‖ / w / scene scale; 0 if it only turns or stands.
+
+    Chords over w = 8 frames (half the clip if it is shorter): for a camera of constant velocity the length of its path.
+    The sum over single frames, Σ ‖c_{i+1} − c_i‖, would count shaking as travel (the world's jitter doubles it), so a
+    guard on it would punish a camera for becoming steady.
+    """
+    centres = camera_centres(scene.camera_from_world)
+    steps = scene.num_frames - 1
+    if steps < 1:
+        return torch.where(_has_depth(scene), torch.zeros_like(centres[:, 0, 0]), torch.nan)
+    span = max(1, min(CHORD_FRAMES, steps // 2))
+    chords = safe_norm(centres[:, span:] - centres[:, :-span])
+    length = steps / span * chords.mean(dim=1) / unit_of(scene)
     return torch.where(_has_depth(scene), length, torch.nan)
 
 

@@ -25,6 +25,10 @@ class ModelFolders:
     """Φ."""
     latent_geometry: Path
     """Φ_g."""
+    geometry_judge: Path
+    """The independent geometry model that evaluation judges with; no training ever asks it."""
+    object_judge: Path
+    """The judge of objects."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +127,8 @@ _TINY = Preset(
         pipeline=ASSETS / "tiny",
         geometry=ASSETS / "tiny-geometry",
         latent_geometry=ASSETS / "tiny-lgm",
+        geometry_judge=ASSETS / "tiny-geometry-judge",
+        object_judge=ASSETS / "tiny-judge",
     ),
     closed_vocabulary=True,
 )

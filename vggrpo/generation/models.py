@@ -20,7 +20,7 @@ from vggrpo.generation.architecture import DEBUG_VIDEO, Architecture, architectu
 from vggrpo.generation.options import LoadOptions
 from vggrpo.generation.random_text import random_text
 from vggrpo.latent_geometry.foundation.base import GeometryModel
-from vggrpo.latent_geometry.foundation.registry import geometry_info, load_geometry
+from vggrpo.latent_geometry.foundation.registry import GeometryModelInfo, geometry_info, load_geometry
 from vggrpo.latent_geometry.model import LatentGeometryModel
 from vggrpo.latent_geometry.pixel_grid import resize_for_geometry
 from vggrpo.latent_geometry.provenance import read_trained_on, require_trained_on
@@ -198,14 +198,7 @@ class _Loader:
         if source is None and is_shipped and self.preset.folders is not None:
             source = self.preset.folders.geometry
         elif source is None:
-            repo = HubRepo(
-                repo=info.hub_repo,
-                patterns=(info.hub_file,),
-                licence=info.licence_weights,
-                gigabytes=info.gigabytes,
-            )
-            folder = fetch(repo, offline=self.options.offline, on_bytes=self.listener.on_bytes)
-            source = folder / info.hub_file
+            source = fetch_geometry(info, offline=self.options.offline, on_bytes=self.listener.on_bytes)
         if not is_shipped:
             self.listener.line(info.notice())
         # Half the memory and several times the speed where it matters; its heads stay in fp32.
@@ -240,6 +233,14 @@ class _Loader:
             vae.release()
         if remark:
             self.listener.line(remark)
+
+
+def fetch_geometry(info: GeometryModelInfo, *, offline: bool, on_bytes: OnBytes | None) -> Path:
+    """A geometry model's published weights, fetched if need be. Raises a UserError where they are not to be had."""
+    repo = HubRepo(
+        repo=info.hub_repo, patterns=(info.hub_file,), licence=info.licence_weights, gigabytes=info.gigabytes
+    )
+    return fetch(repo, offline=offline, on_bytes=on_bytes) / info.hub_file
 
 
 def random_models(preset: Preset, architecture: Architecture) -> Models:

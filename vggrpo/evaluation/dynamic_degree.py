@@ -1,0 +1,82 @@
+"""Dynamic degree: which share of the pixels moves, with the camera's own motion taken out. A guard.
+
+A video that stands still is consistent for nothing. A pixel moves if its optical flow leaves where the still world
+would have gone under the camera, and the picture says so too: the colours where the flow leads fit clearly better than
+those where the still world lies. Without the second condition every flaw of the flow on bare ground would move.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from vggrpo.evaluation.optical_flow import FlowField, sample_at
+from vggrpo.geometry.projection import pixel_grid, project, transform_points
+from vggrpo.types import SceneGeometry
+
+DEPARTURE = 1.0
+"""How far the flow must lead from the still world's place, in pixels of frames of 128 a side."""
+BETTER = 0.04
+"""By how much colours must fit better there, of a range of 0 to 1, in the mean over a small window."""
+WINDOW = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MovingShare:
+    """``value``: mean of ``per_pair``, the share of the comparable pixels that move; NaN without any.
+
+    ``speed`` is the mean departure of the moving ones, in shorter sides of the frame a frame.
+    """
+
+    value: float
+    per_pair: Float[np.ndarray, " M"]
+    speed: float
+
+
+def moving_share(frames: np.ndarray, *, scene: SceneGeometry, flow: FlowField) -> MovingShare:
+    """The share of one clip; ``frames`` uint8 [N, H, W, 3] on the grid of ``scene`` (a batch of one) and ``flow``."""
+    scale = flow.tolerance_scale
+    images = frames.astype(np.float32) / 255.0
+    shares, departures = [], []
+    for index in range(len(flow.forward)):
+        still = _still_world(scene, index=index)
+        known = flow.agrees[index] & scene.valid[0, index].numpy() & np.isfinite(still).all(axis=-1)
+        if not known.any():
+            shares.append(np.nan)
+            continue
+        departure = np.linalg.norm(flow.forward[index] - np.nan_to_num(still), axis=-1)
+        by_flow = _colour_error(images[index], after=images[index + 1], flow=flow.forward[index])
+        by_still = _colour_error(images[index], after=images[index + 1], flow=np.nan_to_num(still))
+        moves = known & (departure > DEPARTURE * scale) & (by_still - by_flow > BETTER)
+        shares.append(float(moves.sum() / known.sum()))
+        departures.append(departure[moves])
+    per_pair = np.array(shares)
+    fast = np.concatenate(departures) if departures else np.zeros(0)
+    return MovingShare(
+        value=float(np.nanmean(per_pair)) if np.isfinite(per_pair).any() else float("nan"),
+        per_pair=per_pair,
+        speed=float(fast.mean() / min(frames.shape[1:3])) if len(fast) else 0.0,
+    )
+
+
+def _still_world(scene: SceneGeometry, *, index: int) -> Float[np.ndarray, "H W 2"]:
+    """The flow that the camera alone causes; NaN where a point falls behind it."""
+    height, width = scene.depth.shape[-2:]
+    points = scene.points[0, index].reshape(-1, 3)
+    seen = project(transform_points(scene.camera_from_world[0, index + 1], points), scene.intrinsics[0, index + 1])
+    flow = seen.pixels - pixel_grid(height, width, like=seen.pixels).reshape(-1, 2)
+    flow = torch.where((seen.depth > 0)[:, None], flow, torch.nan)
+    return flow.reshape(height, width, 2).float().numpy()
+
+
+def _colour_error(
+    before: Float[np.ndarray, "H W 3"], *, after: Float[np.ndarray, "H W 3"], flow: Float[np.ndarray, "H W 2"]
+) -> Float[np.ndarray, "H W"]:
+    """Mean difference of colours along a flow, over a window around each pixel."""
+    from vggrpo.evaluation.epipolar import import_opencv
+
+    height, width = before.shape[:2]
+    rows, columns = np.mgrid[:height, :width]
+    there = sample_at(after, columns=columns + flow[..., 0], rows=rows + flow[..., 1])
+    return import_opencv().blur(np.abs(there - before).mean(axis=-1), (WINDOW, WINDOW))

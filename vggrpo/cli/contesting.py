@@ -102,6 +102,7 @@ def _compare(asked: _Asked, progress: PhaseProgress) -> _Done:
         asked.preset,
         _judge_choice(asked.command),
         models=studio.models,
+        reward_geometry=asked.command.geometry,
         offline=asked.command.offline,
         listener=load_listener(progress),
     )
@@ -160,21 +161,21 @@ def _report(asked: _Asked, done: _Done) -> Outcome:
     from vggrpo.evaluation.contest.markdown import markdown
     from vggrpo.evaluation.contest.remarks import remarks_of
     from vggrpo.evaluation.contest.report import report_of
-    from vggrpo.evaluation.contest.tables import LEGEND, report_sheets
+    from vggrpo.evaluation.contest.tables import LEGEND, page_sheets, terminal_sheets
     from vggrpo.evaluation.results import Result, result_path, write_result
 
     report = report_of(done.contest, champion=asked.command.champion)
     remarks = (*remarks_of(report), *asked.entrants.absent)
     provenance = _provenance(asked, done)
     content = report.to_json() | {"question": _question_json(asked), "remarks": list(remarks)}
-    sheets = report_sheets(report)
-    page = markdown(sheets, title=_title(asked), facts=_facts(provenance), remarks=remarks)
+    page = markdown(page_sheets(report), title=_title(asked), facts=_facts(provenance), remarks=remarks)
     places = [asked.out / RESULT] + ([result_path(asked.command.name)] if asked.command.record else [])
     for place in places:
         write_result(place, Result(kind=KIND, provenance=provenance, content=content))
         atomic_write_text(place.with_suffix(".md"), page)
     told = [LEGEND, *remarks, f"The whole report: {places[-1].with_suffix('.md')} and .json."]
-    shown = Group(*(_rich_table(sheet) for sheet in sheets if sheet.rows), Text("\n".join(["", *told])))
+    sheets = [sheet for sheet in terminal_sheets(report) if sheet.rows]
+    shown = Group(*(_rich_table(sheet) for sheet in sheets), Text("\n".join(["", *told])))
     return Outcome(result={"kind": KIND, **asdict(provenance), "result": content}, shown=shown)
 
 
@@ -183,6 +184,8 @@ def _rich_table(sheet: "Sheet") -> Table:
     for column in sheet.columns:
         table.add_column(column)
     for row in sheet.rows:
+        if sheet.is_grouped and row[0]:
+            table.add_section()
         table.add_row(*row)
     return table
 

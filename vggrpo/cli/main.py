@@ -87,6 +87,8 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 def _last_words(command: commands.Command) -> str:
     """What is left of a command that was told to stop while it loaded or prepared."""
+    if isinstance(command, EvaluateAdapters):
+        return "stopped: what is drawn and judged is kept; run the same command again."
     if not isinstance(command, commands.PretrainCommand | commands.Train):
         return "stopped: nothing half-written was left."
     out: Path = getattr(command, "out", Path())

@@ -31,7 +31,7 @@ QUESTION = "question.json"
 ABOUT = "about.json"
 CONTESTANTS = "contestants"
 
-Features = Float[np.ndarray, "N C"]
+Features = Float[np.ndarray, "_ C"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,10 +60,14 @@ class ContestantFolder:
 
     def findings(self, take: Take) -> dict[str, Finding]:
         """What the judges said, by measure. Raises a UserError for a file that is not ours."""
-        entries = read_json(self._findings(take)).get("findings")
-        if not isinstance(entries, dict):
-            raise UserError(f"{self._findings(take)} holds no findings: remove it, and it is made again.")
-        return {name: Finding.from_json(entry) for name, entry in entries.items()}
+        file = self._findings(take)
+        entries = read_json(file).get("findings")
+        try:
+            if isinstance(entries, dict):
+                return {name: Finding.from_json(entry) for name, entry in entries.items()}
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{file} is damaged ({error}): remove it, and it is made again.") from error
+        raise UserError(f"{file} holds no findings: remove it, and it is made again.")
 
     def features(self, take: Take) -> Features:
         """Features of every frame. Raises a UserError for a damaged file."""

@@ -36,7 +36,7 @@ CLIPS_A_DIRECTION = 4
 """Prompts, or true clips, for every direction that a covariance is fitted in."""
 _OF = "prompts"
 
-Features = Float[np.ndarray, "frames C"]
+Features = Float[np.ndarray, "_ C"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ half of worlds in which an object moves: the methods that are compared need a st
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,11 +116,10 @@ def held_out_worlds(count: int, *, seed: int) -> tuple[Prompt, ...]:
 
 def given_prompts(*, static: tuple[str, ...], dynamic: tuple[str, ...]) -> tuple[Prompt, ...]:
     """The user's own prompts; both kinds take turns, so that a run that is cut off has seen both."""
-    sides = {"static": list(static), "dynamic": list(dynamic)}
-    return tuple(_in_turns(sides))
+    return tuple(_in_turns({"static": static, "dynamic": dynamic}))
 
 
-def _in_turns(sides: dict[Kind, list[str]]) -> Iterator[Prompt]:
+def _in_turns(sides: Mapping[Kind, tuple[str, ...]]) -> Iterator[Prompt]:
     for number in range(max(map(len, sides.values()))):
         for kind, texts in sides.items():
             if number < len(texts):

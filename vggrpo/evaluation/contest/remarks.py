@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
+from vggrpo.evaluation.asset_rows import show_number
 from vggrpo.evaluation.contest.contestants import BASE, TRUE
 from vggrpo.evaluation.contest.measures import ContestMeasure
 from vggrpo.evaluation.contest.report import ContestReport
 from vggrpo.evaluation.contest.rows import Row
-from vggrpo.evaluation.contest.tables import change_of, signed
+from vggrpo.evaluation.contest.tables import change_of
 from vggrpo.evaluation.judges import FRECHET
 
 UNEQUAL_GAPS = 0.05
@@ -106,6 +107,6 @@ def _frechet(report: ContestReport) -> Iterator[str]:
         )
     if true is not None and true.mean.is_measured:
         yield (
-            f"Other true clips are {signed(true.mean.value)} from the true clips, base is {signed(base.mean.value)}: "
-            "the first would be 0 for infinitely many."
+            f"Other true clips are {show_number(true.mean.value)} from the true clips, base is "
+            f"{show_number(base.mean.value)}: the first would be 0 for infinitely many."
         )

@@ -1,4 +1,4 @@
-"""The report as tables of text, for a terminal and for Markdown alike: contestants down, measures across."""
+"""The report as tables of text: wide ones for a page (contestants down, measures across), a long one for a terminal."""
 
 import math
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from vggrpo.evaluation.contest.question import Group
 from vggrpo.evaluation.contest.report import ContestReport
 from vggrpo.evaluation.contest.rows import Duel, Row
 from vggrpo.evaluation.estimates import Estimate
+from vggrpo.evaluation.judges import FRECHET
 
 GAIN, LOSS, SEEN = "▲", "▼", "†"
 LEGEND = (
@@ -29,23 +30,27 @@ _NOTHING = "–"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sheet:
-    """One table; the first column names the row."""
+    """One table; the first column names the row. ``is_grouped``: a row that has a name begins a section."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_grouped: bool = False
 
 
-def report_sheets(report: ContestReport) -> tuple[Sheet, ...]:
-    """Everything, the verdicts first."""
-    sheets: list[Sheet] = []
-    for group in report.question.groups():
-        sheets += _goals(report, group)
-    for group in report.question.groups():
-        for family in FAMILIES:
-            sheets.append(_changes(report, family, group=group))
-        sheets.append(_win_rates(report, group))
+def page_sheets(report: ContestReport) -> tuple[Sheet, ...]:
+    """Everything, the verdicts first; a sheet may have no rows."""
+    groups = report.question.groups()
+    sheets = [_goals(report, group) for group in groups]
+    for group in groups:
+        sheets += [_changes(report, family, group=group) for family in FAMILIES]
+        sheets += [_win_rates(report, group), _duels(report, group)]
     return (*sheets, _gaps(report))
+
+
+def terminal_sheets(report: ContestReport) -> tuple[Sheet, ...]:
+    """The verdicts, and every measure with its contestants below; rivals are on the page."""
+    return (_goals(report, report.question.groups()[0]), _long(report), _gaps(report))
 
 
 def signed(value: float, *, unit: str = "") -> str:
@@ -97,8 +102,7 @@ def _measures(report: ContestReport, family: Family) -> list[ContestMeasure]:
 
 def _heading(measure: ContestMeasure) -> str:
     arrow = {"lower": " ↓", "higher": " ↑"}[measure.better] if measure.has_better else ""
-    unit = f", {measure.unit}" if measure.unit and measure.unit != "%" else ""
-    return f"{measure.title}{unit}{arrow}"
+    return f"{measure.title}{arrow}"
 
 
 def _titles(report: ContestReport) -> list[tuple[str, str]]:
@@ -107,57 +111,88 @@ def _titles(report: ContestReport) -> list[tuple[str, str]]:
     return [*titles, (TRUE, "true clips")] if report.has_true_clips() else titles
 
 
+def _cell(report: ContestReport, contestant: str, measure: ContestMeasure, *, group: Group) -> str:
+    """A change against base; of base itself and of true clips the mean."""
+    row = report.row(contestant, measure.name, group)
+    if row is None:
+        return _NOTHING
+    if row.comparison is None:
+        return show_number(row.mean.value, unit="%" if measure.is_share else measure.unit)
+    seen = f" {SEEN}" if row.seen and measure.family != "own" else ""
+    return change_of(row, measure) + seen
+
+
 def _changes(report: ContestReport, family: Family, *, group: Group) -> Sheet:
     measures = _measures(report, family)
-
-    def cell(contestant: str, measure: ContestMeasure) -> str:
-        row = report.row(contestant, measure.name, group)
-        if row is None:
-            return _NOTHING
-        if row.comparison is None:
-            return show_number(row.mean.value, unit="%" if measure.is_share else measure.unit)
-        seen = f" {SEEN}" if row.seen and family != "own" else ""
-        return change_of(row, measure) + seen
-
     return Sheet(
         title=f"{FAMILIES[family]}, {GROUP_WORDS[group]}",
         columns=("", *(_heading(measure) for measure in measures)),
-        rows=tuple((title, *(cell(name, measure) for measure in measures)) for name, title in _titles(report)),
+        rows=tuple(
+            (title, *(_cell(report, name, measure, group=group) for measure in measures))
+            for name, title in _titles(report)
+        ),
     )
 
 
+def _long(report: ContestReport) -> Sheet:
+    """A section a measure, a line a contestant, the groups side by side; prompts won are those of the widest group."""
+    groups = report.question.groups()
+    rows: list[tuple[str, ...]] = []
+    for measure in report.measures:
+        for index, (name, title) in enumerate(_titles(report)):
+            cells = (_cell(report, name, measure, group=group) for group in groups)
+            rows.append(
+                (
+                    _heading(measure) if index == 0 else "",
+                    title,
+                    *cells,
+                    _won(report.row(name, measure.name, groups[0])),
+                )
+            )
+    columns = ("", "", *(GROUP_WORDS[group] for group in groups), "prompts won")
+    return Sheet(title="Change against base", columns=columns, rows=tuple(rows), is_grouped=True)
+
+
+def _won(row: Row | Duel | None) -> str:
+    """A win rate with its interval."""
+    found = None if row is None or row.comparison is None else row.comparison.win_rate
+    if found is None or not found.is_measured:
+        return _NOTHING
+    return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
+
+
 def _win_rates(report: ContestReport, group: Group) -> Sheet:
-    measures = [one for one in report.measures if one.family != "own" and _has_wins(report, one.name)]
-
-    def cell(contestant: str, measure: ContestMeasure) -> str:
-        row = report.row(contestant, measure.name, group)
-        if row is None or row.comparison is None or row.comparison.win_rate is None:
-            return _NOTHING
-        found = row.comparison.win_rate
-        if not found.is_measured:
-            return _NOTHING
-        return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
-
+    measures = [measure for measure in report.measures if measure.family != "own" and measure.name != FRECHET.name]
     return Sheet(
         title=f"Prompts won against base (for a guard: with more of it), {GROUP_WORDS[group]}",
         columns=("", *(_heading(measure) for measure in measures)),
         rows=tuple(
-            (one.title, *(cell(one.name, measure) for measure in measures))
+            (one.title, *(_won(report.row(one.name, measure.name, group)) for measure in measures))
             for one in report.contestants
             if one.name != BASE
         ),
     )
 
 
-def _has_wins(report: ContestReport, measure: str) -> bool:
-    rows = [row for row in report.rows if row.measure == measure and row.comparison is not None]
-    return any(row.comparison is not None and row.comparison.win_rate is not None for row in rows)
+def _duels(report: ContestReport, group: Group) -> Sheet:
+    """The tuned model against each of the others, by the judges that no training saw."""
+    titles = {one.name: one.title for one in report.contestants}
+    measures = _measures(report, "independent")
+    found = {(duel.rival, duel.measure): duel for duel in report.duels if duel.group == group}
+    rivals = list(dict.fromkeys(rival for rival, _ in found))
+    champion = "" if report.champion is None else titles[report.champion]
+    return Sheet(
+        title=f"{champion} against each other one, {GROUP_WORDS[group]}",
+        columns=("against", *(_heading(measure) for measure in measures)),
+        rows=tuple(
+            (titles[rival], *(change_of(found[rival, measure.name], measure) for measure in measures))
+            for rival in rivals
+        ),
+    )
 
 
-def _goals(report: ContestReport, group: Group) -> list[Sheet]:
+def _goals(report: ContestReport, group: Group) -> Sheet:
     """What the tuned model is meant to reach, and what it reached."""
-    if report.champion is None:
-        return []
     measures = {measure.name: measure for measure in report.measures}
     titles = {one.name: one.title for one in report.contestants}
     found: Sequence[Row | Duel] = [
@@ -169,8 +204,10 @@ def _goals(report: ContestReport, group: Group) -> list[Sheet]:
         for one in found
         if one.goal is not None
     )
-    title = f"Goals of {titles[report.champion]}, {GROUP_WORDS[group]}"
-    return [Sheet(title=title, columns=("measure", "goal", "found", "verdict"), rows=rows)]
+    champion = "" if report.champion is None else titles[report.champion]
+    return Sheet(
+        title=f"Goals of {champion}, {GROUP_WORDS[group]}", columns=("measure", "goal", "found", "verdict"), rows=rows
+    )
 
 
 def _gaps(report: ContestReport) -> Sheet:

@@ -132,6 +132,34 @@ def test_sharing_out_the_base_divides_it() -> None:
     assert shared.phase("rollout").flops == alone.phase("rollout").flops / 2
 
 
+@pytest.mark.parametrize(
+    ("changed", "phases"),
+    [
+        ({"objective": "sft"}, ["embed", "update", "evaluate", "samples", "clips"]),
+        ({"objective": "dpo", "pairs": 2}, ["embed", "rollout", "rank", "update", "evaluate", "samples"]),
+    ],
+)
+def test_other_objectives_have_phases_of_their_own(changed: dict[str, object], phases: list[str]) -> None:
+    config = replace(training_defaults("tiny-debug"), **changed)
+    plan = Planner(CARD).plan(config)
+    assert [phase.name for phase in plan.phases] == phases
+    assert all(phase.peak_bytes > phase.resident_bytes for phase in plan.phases)
+    grpo = Planner(CARD).plan(training_defaults("tiny-debug"))
+    if config.objective == "sft":
+        # One forward and backward pass of a clip, where a replay guides (two passes) and asks the base as well.
+        assert plan.phase("update").flops < 0.6 * grpo.phase("update").flops
+        return
+    # As many videos; a pair costs two of them, once more for the reference.
+    assert plan.phase("rollout").flops == pytest.approx(grpo.phase("rollout").flops)
+    twice = Planner(CARD).plan(replace(config, noise_draws=2 * config.noise_draws))
+    assert twice.phase("update").flops == pytest.approx(2 * plan.phase("update").flops)
+    seen = Planner(CARD).plan(replace(config, preference="reprojection"))
+    assert seen.phase("rank").flops > plan.phase("rank").flops
+    assert (
+        seen.phase("update").resident_bytes > plan.phase("update").resident_bytes > grpo.phase("update").resident_bytes
+    )
+
+
 def test_a_machine_multiplies_matrices() -> None:
     rate = measure_matrix_rate(torch.device("cpu"), torch.float32, size=64, seconds=0.01)
     assert 1e6 < rate < 1e15

@@ -9,19 +9,19 @@ How much a video moves comes from its decoded frames each time, so that the floo
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from vggrpo.evaluation.apparent_motion import apparent_motion
 from vggrpo.evaluation.epipolar import sampson_error
 from vggrpo.evaluation.reprojection import reprojection_error
-from vggrpo.generation.models import Models
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.preference import Ranking
-from vggrpo.grpo.reward_space import RewardSpace
-from vggrpo.latent_geometry.pixel_grid import resize_for_geometry
+from vggrpo.grpo.reward_space import Decode, ReadVideo, RewardSpace
 from vggrpo.latents import frames_from_video
 from vggrpo.rewards import reward_names
 from vggrpo.types import Latents
@@ -32,21 +32,24 @@ LEAST_COMPARED = 0.25
 """Share of the pixels that must have been compared: a wild geometry compares little, and errs little there."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class VideoRanker:
     """Ranks latents as the settings ask; see the module's text."""
 
-    def __init__(self, models: Models, rewards: RewardSpace, *, config: GrpoConfig) -> None:
-        self._models = models
-        self._rewards = rewards
-        self._config = config
+    config: GrpoConfig
+    decode: Decode
+    geometry: ReadVideo
+    """Φ; asked for ``reprojection`` only."""
+    rewards: RewardSpace
+    """Asked for ``reward`` only."""
 
     @torch.no_grad()
     def __call__(self, latents: Latents) -> Ranking:
         """Scores and motion of a batch of videos, ``reward_batch`` of them at a time."""
-        config = self._config
+        config = self.config
         scores: dict[str, Tensor] = {}
         if config.preference == "reward":
-            found = self._rewards.score(latents)
+            found = self.rewards.score(latents)
             scores = {name: found[name].cpu() for name in reward_names()}
             if not config.pair_motion_floor:
                 return Ranking(scores=scores)
@@ -60,19 +63,20 @@ class VideoRanker:
 
     def _videos(self, latents: Latents) -> Iterator[Float[Tensor, "b 3 N H W"]]:
         """Decoded in [-1, 1], in main memory."""
-        for part in latents.tensor.split(self._config.reward_batch):
-            yield self._models.vae.decode_normalised(Latents(tensor=part)).float().cpu()
+        for part in latents.tensor.split(self.config.reward_batch):
+            yield self.decode(Latents(tensor=part)).float().cpu()
 
     def _reprojection(self, video: Float[Tensor, "b 3 N H W"]) -> Float[Tensor, " b"]:
         """Negative error of what Φ sees, on Φ's own pixels."""
-        geometry = self._models.geometry
-        images = resize_for_geometry((video.transpose(1, 2) + 1.0) / 2.0, patch_size=geometry.patch_size)
-        images = images.to(self._models.device)
-        error = reprojection_error(images.transpose(1, 2), scene=geometry.geometry(images))
+        scene = self.geometry(video)
+        frames = (video.transpose(1, 2).flatten(0, 1) + 1.0) / 2.0
+        frames = F.interpolate(frames, size=scene.depth.shape[-2:], mode="bilinear", antialias=True)
+        images = frames.unflatten(0, (len(video), -1)).transpose(1, 2).to(scene.depth.device)
+        error = reprojection_error(images, scene=scene)
         return (-error.value).masked_fill(error.compared < LEAST_COMPARED, math.nan).float().cpu()
 
 
-def _each(videos: list[Float[Tensor, "b 3 N H W"]]) -> Iterator[UInt8[Tensor, "N H W 3"]]:
+def _each(videos: list[Float[Tensor, "_ 3 N H W"]]) -> Iterator[UInt8[Tensor, "N H W 3"]]:
     """The frames of one video after the other."""
     for video in videos:
         yield from frames_from_video(video)

@@ -101,8 +101,6 @@ def grpo_models(
     if config.first_frame is not None:
         first_frame = first_frame_latents(config.first_frame, vae, preset=preset)
     rewards = _reward_space(models, config)
-    if config.objective == "dpo" and config.preference == "reprojection":
-        models.geometry.dense_chunk = config.dense_frames
     if preset.is_released_model and not _needs_decoder(config):
         vae.release()
     is_refreshable = models.geometry_source.is_loaded and config.reward_space == "latent"
@@ -119,7 +117,7 @@ def grpo_models(
             Refreshable(latent_geometry=models.latent_geometry, geometry=models.geometry) if is_refreshable else None
         ),
         first_frame=first_frame,
-        rank=VideoRanker(models, rewards, config=config) if config.objective == "dpo" else None,
+        rank=_ranker(models, rewards, config) if config.objective == "dpo" else None,
         clips=_training_clips(preset, models, filmed) if config.objective == "sft" else None,
         release_text=models.text.release if preset.is_released_model else _keep,
         release_decoder=vae.release if preset.is_released_model and not _needs_decoder(config) else _keep,
@@ -133,6 +131,14 @@ def _keep() -> None:
 def _needs_decoder(config: GrpoConfig) -> bool:
     """Whether every iteration decodes videos."""
     return config.reward_space == "rgb" or config.objective == "dpo"
+
+
+def _ranker(models: Models, rewards: RewardSpace, config: GrpoConfig) -> VideoRanker:
+    if config.preference == "reprojection":
+        models.geometry.dense_chunk = config.dense_frames
+    return VideoRanker(
+        config=config, decode=models.vae.decode_normalised, geometry=models.geometry_of_video, rewards=rewards
+    )
 
 
 def _training_clips(preset: Preset, models: Models, filmed: FilmedClips | None) -> TrainingClips:

@@ -77,15 +77,27 @@ class GoalVerdict:
     met: bool | None
     certain: bool | None
 
+    @property
+    def in_words(self) -> str:
+        """Whether it was reached."""
+        if self.met is None:
+            return "not measured"
+        word = "reached" if self.met else "not reached"
+        return f"{word}, within chance" if self.certain is False else word
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContestRow:
-    """One contestant by one measure over some clips; ``relative`` is (contestant − base) / |base|."""
+    """One contestant by one measure over some clips.
+
+    ``difference`` is contestant − base, ``relative`` that over |base|, paired; ``mean`` is the contestant's own.
+    """
 
     contestant: str
     measure: str
     clips: str
     mean: Number
+    difference: Number | None
     relative: Number | None
     win_rate: Number | None
     judged: int
@@ -120,6 +132,10 @@ class Contest:
         """The row of a contestant, where there is one."""
         wanted = (contestant, measure, clips)
         return next((row for row in self.rows if (row.contestant, row.measure, row.clips) == wanted), None)
+
+    def title_of(self, name: str | None) -> str:
+        """What people call a contestant; nothing for nobody."""
+        return next((one.title for one in self.contestants if one.name == name), name or "")
 
     @property
     def clips(self) -> tuple[str, ...]:
@@ -242,8 +258,9 @@ def _contest_row(row: Mapping[str, Any]) -> ContestRow:
         measure=str(row["measure"]),
         clips=str(row["clips"]),
         mean=_number(row["mean"]),
-        relative=_optional_number(row.get("relative")),
-        win_rate=_optional_number(row.get("win_rate")),
+        difference=_optional_number(row["difference"]),
+        relative=_optional_number(row["relative"]),
+        win_rate=_optional_number(row["win_rate"]),
         judged=int(row["judged"]),
         asked=int(row["of"]),
         reasons={str(reason): int(count) for reason, count in row["reasons"].items()},

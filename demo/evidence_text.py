@@ -57,6 +57,8 @@ FAMILIES = {
     "own": "What training optimised, beside them",
 }
 """Measures of the contest by kind, in order."""
+SEEN = "†"
+SEEN_NOTE = "Its training looked at this measure: no independent judge of it."
 BETTER = {"lower": "lower is better", "higher": "higher is better", "guard": "guard"}
 CLIPS = {"all": "All prompts", "static": "Still scenes", "dynamic": "Moving objects"}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from demo.evidence import Cost
 from demo.evidence_text import COST_PAPER, PHASES, ROUTES
-from demo.viewers.evidence_panels import FAINT, OTHERS, OURS, Content, Group, Panel, axis, layout
+from demo.viewers.evidence_panels import FAINT, OTHERS, OURS, Content, Fact, Group, Panel, axis, layout
 
 HEIGHT = 150
 _COLOURS = {"decode": OURS, "geometry": OTHERS, "judge": FAINT, "weights": OTHERS, "tensors": FAINT}
@@ -57,7 +57,7 @@ def _panel(parts: Mapping[str, Mapping[str, float]], *, names: Mapping[str, str]
             margin={"l": 8, "r": 8, "t": 8, "b": 34},
             barmode="stack",
             bargap=0.45,
-            xaxis=axis(ticksuffix=f" {unit}", rangemode="tozero", nticks=6, range=[0, 1.22 * max(totals.values())]),
+            xaxis=axis(ticksuffix=f" {unit}", rangemode="tozero", nticks=6, range=[0, 1.3 * max(totals.values())]),
             yaxis=axis(
                 categoryorder="array",
                 categoryarray=[*ROUTES.values()],
@@ -75,7 +75,7 @@ def _panel(parts: Mapping[str, Mapping[str, float]], *, names: Mapping[str, str]
     )
     return Panel(
         title=f"{title}<em>lower is better</em>",
-        facts=[f'<span class="result-key">{swatches}</span>'],
+        facts=[Fact(text=f'<span class="result-key">{swatches}</span>')],
         figure=figure,
         spoken=f"{title}: {spoken}.",
     )
@@ -91,6 +91,7 @@ def _totals(totals: Mapping[str, float], *, unit: str) -> dict[str, Any]:
         "y": [ROUTES[route] for route in totals],
         "text": [f"  {total:.3g} {unit}" for total in totals.values()],
         "textposition": "middle right",
+        "cliponaxis": False,
         "hoverinfo": "skip",
     }
 

@@ -33,9 +33,11 @@ else plots.forEach((plot) => seen.observe(plot));
 
 for (const choices of element.querySelectorAll(".result-choices")) {
   const buttons = [...choices.querySelectorAll("button")];
-  const mine = [...choices.closest(".result").querySelectorAll(".result-plot")];
+  const result = choices.closest(".result");
+  const mine = [...result.querySelectorAll(".result-plot")];
   function choose(chosen) {
     for (const button of buttons) button.setAttribute("aria-pressed", String(button === chosen));
+    for (const fact of result.querySelectorAll("[data-of]")) fact.hidden = fact.dataset.of !== chosen.dataset.clips;
     for (const plot of mine) {
       const figure = JSON.parse(plot.dataset.figure);
       for (const trace of figure.data) trace.visible = trace.meta.clips === chosen.dataset.clips;

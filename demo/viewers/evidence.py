@@ -95,7 +95,8 @@ def _section_html(section: Section, *, is_picture: bool) -> str:
             f"<p>{escape(why)}</p><pre><code>{escape(text.command)}</code></pre></section>"
         )
     content = section.content
-    groups = "".join(_group_html(group) for group in content.groups)
+    shown = next(iter(content.choices), None)
+    groups = "".join(_group_html(group, shown=shown) for group in content.groups)
     notes = "".join(f"<li>{note}</li>" for note in content.notes)
     return (
         f'<section class="result" data-result="{text.name}"><h3>{escape(text.title)}</h3><p>{text.lead}</p>'
@@ -116,16 +117,21 @@ def _choices(content: Content) -> str:
     return f'<div class="result-choices" role="group" aria-label="Which prompts">{buttons}</div>'
 
 
-def _group_html(group: Group) -> str:
-    """The heading and the panels."""
+def _group_html(group: Group, *, shown: str | None) -> str:
+    """The heading and the panels; ``shown`` is what is chosen at first."""
     heading = f"<h4>{escape(group.title)}</h4>" if group.title else ""
-    panels = "".join(_panel_html(panel) for panel in group.panels)
+    panels = "".join(_panel_html(panel, shown=shown) for panel in group.panels)
     return f'{heading}<div class="result-panels{" wide" if group.is_wide else ""}">{panels}</div>'
 
 
-def _panel_html(panel: Panel) -> str:
+def _panel_html(panel: Panel, *, shown: str | None) -> str:
     """Title and facts as text, the figure as data with its height kept free; the alternative text tells its numbers."""
-    facts = "".join(f"<small>{fact}</small>" for fact in panel.facts)
+    facts = "".join(
+        f"<small>{fact.text}</small>"
+        if fact.clips is None
+        else f'<small data-of="{escape(fact.clips)}"{"" if fact.clips == shown else " hidden"}>{fact.text}</small>'
+        for fact in panel.facts
+    )
     return (
         f'<article class="result-panel"><h5>{panel.title}</h5>{facts}'
         f'<div class="result-plot" role="img" aria-label="{escape(panel.spoken)}" '

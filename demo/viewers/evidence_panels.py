@@ -15,13 +15,21 @@ FONT = {"family": "IBM Plex Sans, system-ui, sans-serif", "size": 12, "color": "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """A line under a panel's title, trusted HTML; ``clips`` names the choice that it belongs to, None for every one."""
+
+    text: str
+    clips: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """One plotly figure; ``title`` and ``facts`` are trusted HTML, ``spoken`` is what a screen reader says."""
+    """One plotly figure; ``title`` is trusted HTML, ``spoken`` is what a screen reader says."""
 
     title: str
     figure: dict[str, Any]
     spoken: str
-    facts: Sequence[str] = ()
+    facts: Sequence[Fact] = ()
 
     @property
     def height(self) -> int:
@@ -43,7 +51,7 @@ class Group:
 class Content:
     """Everything between a section's lead and its caption; ``key`` and ``notes`` are trusted HTML.
 
-    ``choices`` (name → label): traces whose ``meta`` names another clip group than the first are hidden until chosen.
+    ``choices`` (name → label): traces (by their ``meta``) and facts of others than the first are hidden until chosen.
     """
 
     groups: Sequence[Group]

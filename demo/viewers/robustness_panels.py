@@ -5,7 +5,7 @@ from typing import Any
 
 from demo.evidence import Number, Robustness, RobustnessLevel
 from demo.evidence_text import POSE_MEASURES, POSE_REFERENCES, READERS, YARDSTICKS
-from demo.viewers.evidence_panels import FAINT, OTHERS, OURS, Content, Group, Panel, axis, key_html, layout
+from demo.viewers.evidence_panels import FAINT, OTHERS, OURS, Content, Fact, Group, Panel, axis, key_html, layout
 
 HEIGHT = 260
 _NAMES = {"latent": "Φ_g on latents", "decoded": "Φ on decoded video"}
@@ -65,7 +65,7 @@ def _panel(levels: Sequence[RobustnessLevel], *, title: str, measure: str, limit
             yaxis=axis(ticksuffix="°", rangemode="tozero", automargin=True, nticks=6),
         ),
     }
-    return Panel(title=title, facts=[_verdict(levels)], figure=figure, spoken=f"{title}: {spoken}.")
+    return Panel(title=title, facts=[Fact(text=_verdict(levels))], figure=figure, spoken=f"{title}: {spoken}.")
 
 
 def _band(found: Sequence[tuple[float, Number]], *, reader: str) -> list[dict[str, Any]]:

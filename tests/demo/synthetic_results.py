@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vggrpo.evaluation.results import Result, take_provenance, write_result
+from vggrpo.evaluation.results import Provenance, Result, take_provenance, write_result
 
 CONTESTANTS = {
     "base": "Base model",
@@ -51,7 +51,7 @@ def contest_row(contestant: str, measure: str, clips: str) -> dict[str, Any]:
         "contestant": contestant,
         "measure": measure,
         "clips": clips,
-        "mean": estimate(1.0 + 0.1 * place),
+        "mean": estimate(None if is_unjudged else 1.0 + 0.1 * place),
         "difference": relative if has_change else None,
         "relative": relative if has_change else None,
         "win_rate": estimate(None if is_unjudged else 0.4 + 0.05 * place) if has_change else None,
@@ -142,6 +142,17 @@ def cost_content() -> dict[str, Any]:
     }
 
 
+def a_provenance(name: str) -> Provenance:
+    """Of a command that there is not."""
+    return take_provenance(
+        f"python -m vggrpo make {name} <fast>",
+        preset="tiny",
+        device=torch.device("cpu"),
+        seconds=5400.0,
+        seeds={"first_world": 0},
+    )
+
+
 CONTENTS = {
     "contest": ("contest", contest_content),
     "transitions": ("contest", contest_content),
@@ -154,12 +165,5 @@ def write_results(folder: Path, *names: str) -> Path:
     """The result files of some names, or of all."""
     for name in names or CONTENTS:
         kind, content = CONTENTS[name]
-        provenance = take_provenance(
-            f"python -m vggrpo make {name} <fast>",
-            preset="tiny",
-            device=torch.device("cpu"),
-            seconds=5400.0,
-            seeds={"first_world": 0},
-        )
-        write_result(folder / f"{name}.json", Result(kind=kind, provenance=provenance, content=content()))
+        write_result(folder / f"{name}.json", Result(kind=kind, provenance=a_provenance(name), content=content()))
     return folder

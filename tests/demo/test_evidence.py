@@ -17,7 +17,11 @@ from demo.evidence import UnreadableResult, read_contest, read_cost, read_robust
 from demo.evidence_text import CONTEST, COST, ROBUSTNESS, TRANSITIONS
 from demo.panels.about import about_figures
 from demo.viewers.evidence import FIGURES, Section, duration, evidence_html, evidence_script, read_section
-from tests.demo.synthetic_results import CONTESTANTS, MEASURES, write_results
+from tests.demo.synthetic_results import CONTESTANTS, MEASURES, a_provenance, write_results
+from tests.evaluation.contest.oracle import NumberDraw, contest, contestants, models, question
+from vggrpo.evaluation.contest.drive import run_contest
+from vggrpo.evaluation.contest.report import report_of
+from vggrpo.evaluation.results import Result, write_result
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +64,38 @@ def test_a_dot_stands_at_the_change_with_its_interval(results: Path) -> None:
     assert ours["y"] == ["VGGRPO"]
     assert (ours["error_x"]["arrayminus"], ours["error_x"]["array"]) == ([pytest.approx(5.0)], [pytest.approx(5.0)])
     assert ours["marker"]["symbol"] == "circle"
-    assert "−24.0 % (−29.0 % to −19.0 %)" in ours["hovertext"][0]
+    assert "−24.0 % (−29.0 to −19.0)" in ours["hovertext"][0]
     # The fourth contestant's change is exactly zero.
     unclear = traces(figure, "others-open-all")
     assert unclear["y"] == ["SFT on smooth<br>world clips"]
     assert (unclear["x"], unclear["marker"]["symbol"]) == ([0.0], "circle-open")
+
+
+def test_shares_of_prompts_followed_change_in_points(results: Path) -> None:
+    figure = figure_of(results, "contest", title="Camera as prompted")
+    assert figure["layout"]["xaxis"]["ticktext"][-1].endswith(" points")
+    assert "+8.0 points (+3.0 to +13.0)" in str(traces(figure, "others-clear-all")["hovertext"])
+
+
+def test_the_comparison_as_it_is_made_is_drawn(tmp_path: Path) -> None:
+    """A contest whose outcome is known by construction: VGGRPO has seven tenths of the base's defects."""
+    import plotly.graph_objects as go
+
+    asked = question()
+    held = contest(tmp_path / "contest", asked=asked, who=contestants(vggrpo=0.7, sft=0.9))
+    run_contest(held, models(NumberDraw(asked)), on_progress=lambda _done: None)
+    content = report_of(held, champion="vggrpo").to_json()
+    write_result(tmp_path / "contest.json", Result(kind="contest", provenance=a_provenance("contest"), content=content))
+    section = read_section(CONTEST, results=tmp_path)
+    assert section.content is not None
+    panels = {panel.title: panel for group in section.content.groups for panel in group.panels}
+    assert len(panels) == len(content["measures"])
+    for panel in panels.values():
+        go.Figure(data=panel.figure["data"], layout=panel.figure["layout"])
+    sampson = next(panel for title, panel in panels.items() if title.startswith("Sampson"))
+    dots = [trace for trace in sampson.figure["data"] if trace["uid"].startswith("ours-clear-all")]
+    assert [dot["x"] for dot in dots] == [[pytest.approx(-30.0, abs=0.01)]]
+    assert any("−20 % or better · <b>reached</b>" in fact.text for fact in sampson.facts)
 
 
 def test_base_and_true_clips_have_no_row_of_their_own(results: Path) -> None:
@@ -88,7 +119,7 @@ def test_what_could_not_be_judged_has_no_dot_and_says_so(results: Path) -> None:
     section = read_section(CONTEST, results=results)
     assert section.content is not None
     panel = section.content.groups[0].panels[0]
-    assert "at least 0 of 128 judged (no pair of frames had 20 matches: 128)" in panel.facts[0]
+    assert "at least 0 of 128 judged (no pair of frames had 20 matches: 128)" in panel.facts[0].text
     assert "Reward guidance alone not judged" in panel.spoken
 
 
@@ -107,6 +138,9 @@ def test_only_all_prompts_are_shown_until_others_are_chosen(results: Path) -> No
     assert {trace["meta"]["clips"] for trace in figure["data"]} == {"all", "static", "dynamic"}
     assert traces(figure, "ours-clear-dynamic")["x"] == [pytest.approx(-34.0)]
     html = evidence_html([read_section(CONTEST, results=results)])
+    hidden = re.findall(r'<small data-of="(\w+)"( hidden)?>', html)
+    assert {clips for clips, mark in hidden if not mark} == {"all"}
+    assert {clips for clips, mark in hidden if mark} == {"static", "dynamic"}
     assert re.findall(r'data-clips="(\w+)" aria-pressed="(\w+)"', html) == [
         ("all", "true"),
         ("static", "false"),
@@ -138,8 +172,8 @@ def test_robustness_counts_the_levels_that_either_reader_wins(results: Path) -> 
         by_title["Rotation against the exact cameras"],
         by_title["Rotation against its own reading without noise"],
     )
-    assert "on latents is clearly better at 2, Φ on decoded video at 0, neither at 0" in truth.facts[0]
-    assert "on latents is clearly better at 0, Φ on decoded video at 2, neither at 0" in own.facts[0]
+    assert "on latents is clearly better at 2, Φ on decoded video at 0, neither at 0" in truth.facts[0].text
+    assert "on latents is clearly better at 0, Φ on decoded video at 2, neither at 0" in own.facts[0].text
     line, band = traces(truth.figure, "decoded-line"), traces(truth.figure, "decoded-band")
     assert (line["x"], line["y"]) == ([0.0, 0.2, 0.4], [2.0, 4.0, 6.0])
     assert (band["x"], band["y"]) == ([0.0, 0.2, 0.4, 0.4, 0.2, 0.0], [1.5, 3.5, 5.5, 6.5, 4.5, 2.5])

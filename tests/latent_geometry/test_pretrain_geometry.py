@@ -17,7 +17,7 @@ from vggrpo.latent_geometry.foundation.any4d_adapter import to_scene_geometry
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, TINY
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
-from vggrpo.latent_geometry.foundation.registry import load_geometry
+from vggrpo.latent_geometry.foundation.registry import load_geometry, save_geometry
 from vggrpo.latent_geometry.metrics import combine, geometry_metrics
 from vggrpo.pretraining.data import ClipCache, select_frames
 from vggrpo.pretraining.geometry import DEBUG_TRAINING, draw_batch, evaluate_geometry_model, pretrain_geometry
@@ -38,6 +38,7 @@ from vggrpo.pretraining.geometry_losses import (
     pose_losses,
     rays_of,
 )
+from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.training import Step
 from vggrpo.types import WorldClip
 from vggrpo.worlds import make_clip, sample_scene
@@ -283,6 +284,23 @@ def test_resumed_pretraining_equals_uninterrupted_pretraining(cache: Path, tmp_p
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name]), name
     assert load_geometry("any4d", straight / "model").config == DEBUG
+
+
+def test_a_finished_model_is_trained_further(debug_model: Any4D, tmp_path: Path) -> None:
+    """It begins with the finished weights, all of them trained, on whole clips; another model's are refused."""
+    save_geometry(debug_model, tmp_path / "model")
+    further = DEBUG_TRAINING.going_on(tmp_path / "model")
+    began = further.build()
+    fresh = DEBUG_TRAINING.build()
+    assert {name for name, weight in began.named_parameters() if weight.requires_grad} == {
+        name for name, weight in fresh.named_parameters() if weight.requires_grad
+    }
+    assert began.training
+    for name, weight in debug_model.state_dict().items():
+        torch.testing.assert_close(began.state_dict()[name], weight, rtol=1e-2, atol=1e-3)  # stored in bfloat16
+    assert min(further.whole_steps) > max(DEBUG_TRAINING.whole_steps) / 2
+    with pytest.raises(UserError, match="another shape"):
+        replace(further, model=TINY).build()
 
 
 def test_evaluation_reports_every_clip(debug_model: Any4D, clips: list[WorldClip]) -> None:

@@ -201,6 +201,8 @@ class PretrainGeometry(PretrainCommand):
     """Train the independent judge: another size, other random numbers, other worlds; never a reward or a teacher."""
     out: Path | None = None
     """Output folder, runs/geometry (runs/geometry-judge) if not given; the model is in its subfolder model."""
+    start_from: Path | None = None
+    """A finished model of the same kind to train further, for example assets/tiny-geometry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -82,6 +82,9 @@ def _geometry(command: PretrainGeometry) -> Outcome:
     from vggrpo.pretraining.geometry import JUDGE_TRAINING, TINY_TRAINING, pretrain_geometry
 
     chosen = JUDGE_TRAINING if command.judge else TINY_TRAINING
+    if command.start_from is not None:
+        require_folder(command.start_from, made_by="pretrain geometry")
+        chosen = chosen.going_on(command.start_from)
     out = command.out or Path("runs/geometry-judge" if command.judge else "runs/geometry")
     loop = loop_of(command, chosen.loop)
     # The same --seed never gives the judge and the model that it is to judge the same random numbers.

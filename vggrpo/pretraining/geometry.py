@@ -7,7 +7,7 @@ often, whole clips, as the model will be used; there the transformer sees every 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from vggrpo.latent_geometry.foundation.any4d import Any4D, FrameSelection
 from vggrpo.latent_geometry.foundation.any4d_config import DEBUG, JUDGE, TINY, Any4DConfig
 from vggrpo.latent_geometry.foundation.any4d_start import start_from_scratch
 from vggrpo.latent_geometry.foundation.base import GeometryModel
-from vggrpo.latent_geometry.foundation.registry import save_geometry
+from vggrpo.latent_geometry.foundation.registry import load_geometry, save_geometry
 from vggrpo.latent_geometry.metrics import GeometryMetrics, clip_metrics, combine
 from vggrpo.pretraining.data import ClipCache, default_cache
 from vggrpo.pretraining.geometry_batches import (
@@ -36,6 +36,7 @@ from vggrpo.pretraining.geometry_losses import (
 )
 from vggrpo.pretraining.geometry_matching import MatchingTeacher
 from vggrpo.runtime.device import choose_dtype, set_threads
+from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.training import LoopConfig, Step, TrainingLoop, TrainingResult
 from vggrpo.types import WorldClip
 from vggrpo.worlds import FIRST_TRAINING_SEED, sample_scene
@@ -72,6 +73,31 @@ class GeometryTraining:
     mean_rotations_from: float = 0.1
     """Fraction of the run from which rotations are learnt as means, see ``RotationLoss``."""
     bfloat16: bool = True
+    start_from: Path | None = None
+    """The folder of a finished model of this shape to train further, instead of a fresh one."""
+
+    def going_on(self, start_from: Path) -> "GeometryTraining":
+        """These settings for a finished model: mostly whole clips, as it will be used, and a lower rate."""
+        loop = replace(self.loop, steps=2400, learning_rate=self.loop.learning_rate / 2)
+        return replace(
+            self,
+            loop=loop,
+            dense_steps=(0.5, 0.6),
+            whole_steps=(0.7, 0.9),
+            mean_rotations_from=0.0,
+            start_from=start_from,
+        )
+
+    def build(self) -> Any4D:
+        """The model to train, in fp32. Raises a UserError for a folder with another model."""
+        if self.start_from is None:
+            model = Any4D(self.model)
+            start_from_scratch(model)
+            return model
+        finished = load_geometry("any4d", self.start_from, device=torch.device("cpu"), dtype=torch.float32)
+        if not isinstance(finished, Any4D) or finished.config != self.model:
+            raise UserError(f"{self.start_from} holds a geometry model of another shape than the one to be trained.")
+        return finished.train().requires_grad_(requires_grad=True)
 
 
 TINY_TRAINING = GeometryTraining(
@@ -134,8 +160,7 @@ def pretrain_geometry(
     """
     set_threads("background")
     torch.manual_seed(training.loop.seed)
-    model = Any4D(training.model)
-    start_from_scratch(model)
+    model = training.build()
     if training.bfloat16 and choose_dtype(torch.device("cpu")) == torch.bfloat16:
         model.to_bfloat16()
     clips = ClipCache(folder=cache or default_cache(), size=training.image_size)

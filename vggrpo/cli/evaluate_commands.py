@@ -8,7 +8,7 @@ from tyro.conf import subcommand
 
 from vggrpo.cli.options import ModelChoice
 
-SUBJECTS = ("adapters", "assets", "jitter", "robustness")
+SUBJECTS = ("adapters", "agreement", "assets", "jitter", "robustness")
 """What `evaluate` can measure; the first one where none is named."""
 
 
@@ -16,7 +16,7 @@ SUBJECTS = ("adapters", "assets", "jitter", "robustness")
 class EvaluateAdapters(ModelChoice):
     """Compare tuned adapters with the base model by judges that no training saw: paired differences with bootstrap
     intervals, win rates and guards, on held-out prompts. Cut off, the same command goes on.
-    (Other subjects, each with its own --help: evaluate assets, evaluate jitter, evaluate robustness.)"""
+    (Other subjects, each with its own --help: evaluate agreement, assets, jitter, robustness.)"""
 
     contestants: tuple[str, ...] = ()
     """NAME=PATH for an adapter (a run of `train`, its folder adapter, or a .safetensors file), or the word guidance
@@ -113,8 +113,32 @@ class EvaluateRobustness(ModelChoice):
     """Also write the numbers to assets/results."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateAgreement(ModelChoice):
+    """Whether the latent reward tells videos of one prompt apart as the reward of their decoded frames does: where it
+    does not, training learns from noise."""
+
+    count: int = 16
+    """Prompts: held-out captions, or the first ones of --prompts."""
+    group_size: int = 8
+    """Videos of each, drawn with the settings of `train` but without its noise."""
+    seed: int = 0
+    """The first held-out world, and the first video's noise."""
+    prompts: Path | None = None
+    """A text file, one prompt a line; released models need it."""
+    adapter: Path | None = None
+    """A LoRA on the video model: a .safetensors file or a folder that `train` wrote."""
+    steps: int | None = None
+    """Denoising steps; those of `train` if not given."""
+    guidance: float | None = None
+    """Guidance scale, 1 is off; that of `train` if not given."""
+    out: Path | None = None
+    """Folder for agreement.json."""
+
+
 EvaluateSubject = (
     Annotated[EvaluateAdapters, subcommand("adapters")]
+    | Annotated[EvaluateAgreement, subcommand("agreement")]
     | Annotated[EvaluateAssets, subcommand("assets")]
     | Annotated[EvaluateJitter, subcommand("jitter")]
     | Annotated[EvaluateRobustness, subcommand("robustness")]

@@ -14,6 +14,7 @@ from vggrpo.cli import commands
 from vggrpo.cli.evaluate_commands import (
     Evaluate,
     EvaluateAdapters,
+    EvaluateAgreement,
     EvaluateAssets,
     EvaluateJitter,
     EvaluateRobustness,
@@ -148,6 +149,10 @@ def _run(command: commands.Command) -> Outcome:
         from vggrpo.cli import contesting
 
         return contesting.run(command)
+    if isinstance(command, EvaluateAgreement):
+        from vggrpo.cli import agreement
+
+        return agreement.run(command)
     if isinstance(command, EvaluateRobustness):
         from vggrpo.cli import robustness
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.evaluation.test_evaluate_assets import TrueGeometry, TrueVae, Truth
+from tests.real_models import WAN21, WAN21_1_3B, write_geometry, write_latent_geometry, write_wan21
 from vggrpo.cli import main
 from vggrpo.evaluation import results
 from vggrpo.evaluation.asset_clips import AssetModels
@@ -48,7 +50,9 @@ class TurnedByNoise(TrueGeometry):
         return replace(scene, camera_from_world=cameras)
 
 
+@cache
 def measured(*, constant: float = 0.0) -> Robustness:
+    """Read once, looked at by several tests."""
     truth = Truth()
     false_reader = TurnedByNoise(truth)
     false_reader.constant = constant
@@ -140,6 +144,19 @@ def test_the_command_records_what_the_figure_needs(
     assert len(printed["rows"]) == 2 * 2 * 2 * 3
     clean = [row for row in printed["rows"] if row["level"] == 0.0 and row["against"] == "clean"]
     assert [row["estimate"]["value"] for row in clean if row["measure"] == "rotation_degrees"] == [0.0, 0.0]
+
+
+def test_a_released_preset_is_measured_by_the_same_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """World clips of its own size, and a Φ that reads seven eighths of the pixels."""
+    geometry = write_geometry(tmp_path / "geometry")
+    models = ["--model-folder", write_wan21(tmp_path / "wan"), "--geometry-weights", geometry]
+    models += ["--latent-geometry", write_latent_geometry(tmp_path / "lgm", geometry=geometry, sizes=WAN21_1_3B)]
+    size = [word for side in ("height", "width", "frames") for word in (f"--{side}", WAN21[side])]
+    line = ["evaluate", "robustness", "--preset", WAN21["preset"], *models, *size, "--clips", 1, "--levels", 0.5]
+    assert main([str(word) for word in (*line, "--json")]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    values = [row["estimate"]["value"] for row in printed["rows"] if row["measure"] == "rotation_degrees"]
+    assert all(0.0 <= value <= 180.0 for value in values)
 
 
 @pytest.mark.parametrize(

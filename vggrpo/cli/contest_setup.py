@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vggrpo.worlds.clip_decoding import VideoClip
 
 PROMPTS, QUICK_PROMPTS = 64, 4
-REFERENCE, QUICK_REFERENCE = 32, 16
+REFERENCE, QUICK_REFERENCE = 32, 8
 """True clips for the Fréchet distance, at least; as many as prompts where these are more."""
 FEWEST_TRUE = 8
 

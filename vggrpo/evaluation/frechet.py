@@ -41,22 +41,10 @@ def gaussian_distance(
     other_covariance: Float[np.ndarray, "d d"],
 ) -> float:
     """d² of two Gaussians, never negative."""
-    root = square_root(covariance)
-    return distance_by_root(mean, root=root, other_mean=other_mean, other_covariance=other_covariance)
-
-
-def distance_by_root(
-    mean: Float[np.ndarray, " d"],
-    *,
-    root: Float[np.ndarray, "d d"],
-    other_mean: Float[np.ndarray, " d"],
-    other_covariance: Float[np.ndarray, "d d"],
-) -> float:
-    """``gaussian_distance`` given the first covariance's ``square_root``: of many distances from one Gaussian the
-    dear part is then computed once."""
+    root = _square_root(covariance)
     middle = root @ other_covariance @ root
     cross = np.sqrt(np.clip(np.linalg.eigvalsh((middle + middle.T) / 2), 0.0, None)).sum()
-    traces = np.square(root).sum() + np.trace(other_covariance)
+    traces = np.trace(covariance) + np.trace(other_covariance)
     return max(0.0, float(np.square(mean - other_mean).sum() + traces - 2.0 * cross))
 
 
@@ -70,7 +58,7 @@ def encoder_features(model: FrameReader, images: Float[Tensor, "B N 3 H W"]) -> 
     return features.mean(dim=2).flatten(0, 1).double().cpu().numpy()
 
 
-def square_root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+def _square_root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
     """The symmetric square root of a positive semi-definite matrix; rounding below zero is cut off."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     return (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T

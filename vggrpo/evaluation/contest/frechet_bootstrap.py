@@ -27,7 +27,6 @@ from jaxtyping import Float
 from vggrpo.evaluation import estimates
 from vggrpo.evaluation.contest.statistics import Comparison
 from vggrpo.evaluation.estimates import Estimate
-from vggrpo.evaluation.frechet import distance_by_root, square_root
 
 RESAMPLES = 300
 FEWEST = 4
@@ -64,18 +63,30 @@ class _Moments:
             outer=np.stack([array.T @ array for array in arrays]),
         )
 
-    def gaussian(self, weights: Float[np.ndarray, " units"]) -> "_Gaussian":
-        """Mean and covariance with each unit as often as its weight says."""
-        frames = float(weights @ self.count)
+    def gaussians(self, weights: Float[np.ndarray, "samples units"]) -> "_Gaussians":
+        """Mean and covariance of every sample, which has each unit as often as its weight says."""
+        frames = (weights @ self.count)[:, None]
         mean = weights @ self.total / frames
-        second = np.tensordot(weights, self.outer, axes=1) / frames
-        return _Gaussian(mean=mean, covariance=(second - np.outer(mean, mean)) * frames / (frames - 1.0))
+        second = (weights @ self.outer.reshape(len(self.count), -1) / frames).reshape(-1, *self.outer.shape[1:])
+        bessel = (frames / (frames - 1.0))[..., None]
+        return _Gaussians(mean=mean, covariance=(second - mean[:, :, None] * mean[:, None, :]) * bessel)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Gaussian:
-    mean: Float[np.ndarray, " C"]
-    covariance: Float[np.ndarray, "C C"]
+class _Gaussians:
+    """One a sample."""
+
+    mean: Float[np.ndarray, "samples k"]
+    covariance: Float[np.ndarray, "samples k k"]
+
+    def distances(self, other: "_Gaussians") -> Float[np.ndarray, " samples"]:
+        """d² sample by sample, as ``frechet.gaussian_distance`` has it."""
+        variances, axes = np.linalg.eigh(other.covariance)
+        root = (axes * np.sqrt(np.clip(variances, 0.0, None))[:, None, :]) @ axes.swapaxes(1, 2)
+        middle = root @ self.covariance @ root
+        cross = np.sqrt(np.clip(np.linalg.eigvalsh((middle + middle.swapaxes(1, 2)) / 2), 0.0, None)).sum(axis=1)
+        traces = np.trace(self.covariance + other.covariance, axis1=1, axis2=2)
+        return np.maximum(0.0, np.square(self.mean - other.mean).sum(axis=1) + traces - 2.0 * cross)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,25 +162,23 @@ def bootstrap_distances(
     moments = {name: _Moments.of(units, basis=basis) for name, units in contestants.items()}
     reference = _Moments.of(true, basis=basis)
     generator = np.random.default_rng(random_seed)
-
-    def distances(weights: Float[np.ndarray, " prompts"], among_true: Float[np.ndarray, " clips"]) -> list[float]:
-        gaussian = reference.gaussian(among_true)
-        root = square_root(gaussian.covariance)
-        own = [one.gaussian(weights) for one in moments.values()]
-        return [
-            distance_by_root(gaussian.mean, root=root, other_mean=one.mean, other_covariance=one.covariance)
-            for one in own
-        ]
-
-    resampled = [distances(_draw(generator, number), _draw(generator, len(reference.count))) for _ in range(RESAMPLES)]
+    weights, true_weights = (_weights(generator, units) for units in (number, len(true)))
+    gaussians = reference.gaussians(true_weights)
+    distances = np.stack([one.gaussians(weights).distances(gaussians) for one in moments.values()], axis=1)
     return FrechetBootstrap(
         names=tuple(moments),
-        values=np.array(distances(np.ones(number), np.ones(len(reference.count)))),
-        resampled=np.array(resampled),
+        values=distances[0],
+        resampled=distances[1:],
         prompts=number,
         directions=basis.axes.shape[1],
         explained=basis.explained,
     )
+
+
+def _weights(generator: np.random.Generator, units: int) -> Float[np.ndarray, "samples units"]:
+    """How often each unit comes: once in the sample itself, which is the first row, by chance in its resamples."""
+    drawn = generator.multinomial(units, np.full(units, 1.0 / units), size=RESAMPLES)
+    return np.concatenate([np.ones((1, units)), drawn])
 
 
 def _principal_directions(true: Sequence[Features], *, count: int) -> _Basis:
@@ -180,11 +189,3 @@ def _principal_directions(true: Sequence[Features], *, count: int) -> _Basis:
     chosen = np.argsort(variances)[::-1][:count]
     explained = float(variances[chosen].sum()) / total if total > 0.0 else 1.0
     return _Basis(axes=axes[:, chosen], explained=explained)
-
-
-def _draw(generator: np.random.Generator, units: int) -> Float[np.ndarray, " units"]:
-    """How often each unit comes in a resample; one with a single unit has no spread, and is drawn again."""
-    while True:
-        counts = np.bincount(generator.integers(units, size=units), minlength=units)
-        if np.count_nonzero(counts) > 1:
-            return counts.astype(np.float64)

@@ -26,8 +26,9 @@ from vggrpo.latents import frames_from_video
 from vggrpo.rewards import reward_names
 from vggrpo.types import Latents
 
-FEWEST_JUDGED = 0.5
-"""Share of a clip's pairs of frames that must have had matches: an error of the few easy ones flatters."""
+FEWEST_JUDGED = 0.125
+"""Share of a clip's pairs of frames that must have had matches: the error of a single easy one flatters. No more is
+asked, because the soft clips of a small video model have matches in some 2 of 16 pairs."""
 LEAST_COMPARED = 0.25
 """Share of the pixels that must have been compared: a wild geometry compares little, and errs little there."""
 

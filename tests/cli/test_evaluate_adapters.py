@@ -10,18 +10,24 @@ import pytest
 import torch
 
 from tests.demo.make_adapter import write_adapter
+from tests.real_models import WAN21, WAN21_1_3B, small_transformer, write_geometry, write_wan21
 from vggrpo.cli.contestant_choice import choose_entrants, require_unseen
+from vggrpo.cli.contesting import unguided
 from vggrpo.cli.evaluate_commands import EvaluateAdapters
 from vggrpo.evaluation import results
 from vggrpo.evaluation.contest.question import held_out_worlds
 from vggrpo.evaluation.judges import MEASURES
 from vggrpo.evaluation.results import read_result
 from vggrpo.grpo.defaults import training_defaults
+from vggrpo.latent_geometry.foundation.registry import build_geometry, save_geometry
+from vggrpo.policy.adapter import LoraSettings, add_adapter, save_adapter
 from vggrpo.presets import get_preset
 from vggrpo.runtime.config_file import write_config
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.latents_file import read_latents
 from vggrpo.runtime.run_folder import read_json, write_json
+from vggrpo.runtime.video_file import write_video
+from vggrpo.worlds import make_clip
 
 DEBUG = ("--preset", "tiny-debug")
 QUICK = (*DEBUG, "--quick", "--repeats", "1")
@@ -203,6 +209,47 @@ def test_an_adapter_of_another_preset_is_refused(trained: Path) -> None:
     command = replace(COMMAND, preset="tiny", contestants=(f"a={trained}",))
     with pytest.raises(UserError, match="was trained on tiny-debug"):
         choose_entrants(command, get_preset("tiny"))
+
+
+def test_without_a_latent_geometry_model_nothing_is_guided() -> None:
+    entrants = choose_entrants(replace(COMMAND, contestants=("guidance",)), PRESET)
+    found = unguided(entrants)
+    assert [one.contestant.name for one in found.entrants] == ["base"]
+    assert found.absent == (*entrants.absent, found.absent[-1])
+    assert "reward guidance alone needs a latent geometry model" in found.absent[-1]
+
+
+@pytest.mark.slow
+def test_a_released_preset_is_compared_by_the_same_command(run: Callable, tmp_path: Path) -> None:
+    """Prompts and true videos of the user's own, no Φ_g, another geometry model as the judge. Oracle: an adapter that
+    changes nothing differs from base in nothing."""
+    transformer = small_transformer(WAN21_1_3B)
+    add_adapter(transformer, LoraSettings(rank=2, alpha=2.0), seed=0)
+    save_adapter(transformer, tmp_path / "same")
+    judge = write_geometry(tmp_path / "judge")
+    save_geometry(build_geometry("any4d", random_seed=3, size=judge), judge)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(2):
+        clip = make_clip(number, num_frames=40, height=64, width=96, jitter=False)
+        write_video(videos / f"{number}.mp4", clip.rgb, fps=16)
+    for kind, thing in (("static", "cube"), ("dynamic", "river")):
+        (tmp_path / kind).write_text("".join(f"a {colour} {thing}\n" for colour in ("red", "blue")))
+    size = [word for side in ("height", "width", "frames") for word in (f"--{side}", WAN21[side])]
+    models = ("--model-folder", write_wan21(tmp_path / "wan"), "--geometry-weights", write_geometry(tmp_path / "phi"))
+    asked = ("--static-prompts", tmp_path / "static", "--dynamic-prompts", tmp_path / "dynamic", "--repeats", 1)
+    judges = ("--judge-geometry", "any4d", "--judge-weights", judge, "--true-videos", videos)
+    who = ("--contestants", f"same={tmp_path / 'same'}", "--champion", "same", "--steps", 2, "--out", tmp_path / "out")
+    shown = run("evaluate", "--preset", WAN21["preset"], *size, *models, *asked, *judges, *who, "--json")
+    assert shown.code == 0, shown.err
+    assert "rewards of training are left out" in shown.err
+    content = json.loads(shown.out.splitlines()[-1])["result"]
+    rows = {(row["contestant"], row["measure"], row["clips"]): row for row in content["rows"]}
+    assert rows["same", "sharpness", "all"]["difference"]["value"] == 0.0
+    assert rows["same", "frechet", "all"]["difference"]["value"] == 0.0
+    assert rows["true", "sharpness", "all"]["of"] == 4
+    assert rows["base", "reward/motion_smoothness", "all"]["judged"] == 0
+    assert {prompt["text"] for prompt in content["question"]["prompts"]} >= {"a red cube", "a blue river"}
 
 
 def test_times_add_up(quick: Path) -> None:

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vggrpo.generation import Studio
     from vggrpo.generation.judging import JudgeChoice, LoadedJudges
 
-KIND = "contest"
+KIND, GUIDANCE = "contest", "guidance"
 RESULT, TIMES = "contest.json", "seconds.json"
 OUT, QUICK_OUT = Path("runs/contest"), Path("runs/contest-quick")
 _MOST_BATCH = 256
@@ -62,7 +62,7 @@ def run(command: EvaluateAdapters) -> Outcome:
         with _counted_seconds(out):
             done = _compare(asked, progress)
         progress.phase("report")
-        return _report(asked, done)
+        return _report(done)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +78,9 @@ class _Asked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Done:
-    """A folder that holds everything, and what made it."""
+    """A folder that holds everything, and what made it; ``asked`` as it could be done."""
 
+    asked: _Asked
     contest: "Contest"
     weights: dict[str, str]
     device: torch.device
@@ -94,6 +95,9 @@ def _compare(asked: _Asked, progress: PhaseProgress) -> _Done:
 
     progress.phase("load")
     studio = open_studio(asked.command, progress)
+    latent_geometry = _latent_geometry(asked, studio)
+    if latent_geometry is None:
+        asked = replace(asked, entrants=unguided(asked.entrants))
     for entrant in asked.entrants.entrants:
         if entrant.adapter is not None:
             studio.require_fitting(entrant.adapter)
@@ -106,7 +110,7 @@ def _compare(asked: _Asked, progress: PhaseProgress) -> _Done:
         offline=asked.command.offline,
         listener=load_listener(progress),
     )
-    models = _models(asked, studio, judges)
+    models = _models(asked, studio, judges, latent_geometry=latent_geometry)
     contest = Contest(
         question=asked.question,
         contestants=tuple(entrant.contestant for entrant in asked.entrants.entrants),
@@ -114,13 +118,15 @@ def _compare(asked: _Asked, progress: PhaseProgress) -> _Done:
         folder=ContestFolder(path=asked.out, preset=asked.preset.name),
         batch=asked.command.batch,
     )
-    weights = _weights(studio, has_latent_geometry=models.latent_geometry is not None)
+    weights = _weights(studio, has_latent_geometry=latent_geometry is not None)
     contest.folder.open(_question_json(asked) | {"models": weights, "judges": judges.description})
     run_contest(contest, models, on_progress=progress.show)
-    return _Done(contest=contest, weights=weights, device=studio.models.device)
+    return _Done(asked=asked, contest=contest, weights=weights, device=studio.models.device)
 
 
-def _models(asked: _Asked, studio: "Studio", judges: "LoadedJudges") -> "ContestModels":
+def _models(
+    asked: _Asked, studio: "Studio", judges: "LoadedJudges", *, latent_geometry: "LatentReader | None"
+) -> "ContestModels":
     from vggrpo.cli.contest_setup import draw_of
     from vggrpo.evaluation.contest.drive import ContestModels
 
@@ -133,22 +139,30 @@ def _models(asked: _Asked, studio: "Studio", judges: "LoadedJudges") -> "Contest
         draw=draw_of(studio, asked.command, entrants=asked.entrants, question=asked.question),
         vae=studio.vae,
         judges=judges.judges,
-        latent_geometry=_latent_geometry(asked, studio),
+        latent_geometry=latent_geometry,
         device=studio.models.device,
         drawing_done=release,
     )
 
 
 def _latent_geometry(asked: _Asked, studio: "Studio") -> "LatentReader | None":
-    """Φ_g; of a released preset for which none is trained, None, unless a contestant needs it (then a UserError)."""
+    """Φ_g; of a released preset for which none is trained, None, unless the user named what needs it (a UserError)."""
     try:
         return studio.models.latent_geometry
     except UserError as error:
-        is_needed = any(entrant.reward_guidance is not None for entrant in asked.entrants.entrants)
-        if is_needed or not asked.preset.is_released_model or asked.command.latent_geometry is not None:
+        is_named = asked.command.latent_geometry is not None or GUIDANCE in asked.command.contestants
+        if is_named or not asked.preset.is_released_model:
             raise
         note(f"note: rewards of training are left out: {error}")
         return None
+
+
+def unguided(entrants: "Entrants") -> "Entrants":
+    """Without those that a latent geometry model must guide; they are told among the absent."""
+    kept = tuple(entrant for entrant in entrants.entrants if entrant.reward_guidance is None)
+    gone = [entrant.contestant.title for entrant in entrants.entrants if entrant.reward_guidance is not None]
+    absent = (f"{title} needs a latent geometry model: make one with `python -m vggrpo train-lgm`" for title in gone)
+    return replace(entrants, entrants=kept, absent=(*entrants.absent, *absent))
 
 
 def _weights(studio: "Studio", *, has_latent_geometry: bool) -> dict[str, str]:
@@ -156,7 +170,7 @@ def _weights(studio: "Studio", *, has_latent_geometry: bool) -> dict[str, str]:
     return loaded_weights(studio.models, [*parts, "latent_geometry"] if has_latent_geometry else parts)
 
 
-def _report(asked: _Asked, done: _Done) -> Outcome:
+def _report(done: _Done) -> Outcome:
     """The report in the folder, in assets/results if asked, and for the terminal."""
     from vggrpo.evaluation.contest.markdown import markdown
     from vggrpo.evaluation.contest.remarks import remarks_of
@@ -164,9 +178,10 @@ def _report(asked: _Asked, done: _Done) -> Outcome:
     from vggrpo.evaluation.contest.tables import LEGEND, page_sheets, terminal_sheets
     from vggrpo.evaluation.results import Result, result_path, write_result
 
+    asked = done.asked
     report = report_of(done.contest, champion=asked.command.champion)
     remarks = (*remarks_of(report), *asked.entrants.absent)
-    provenance = _provenance(asked, done)
+    provenance = _provenance(done)
     content = report.to_json() | {"question": _question_json(asked), "remarks": list(remarks)}
     page = markdown(page_sheets(report), title=_title(asked), facts=_facts(provenance), remarks=remarks)
     places = [asked.out / RESULT] + ([result_path(asked.command.name)] if asked.command.record else [])
@@ -229,9 +244,10 @@ def _question_json(asked: _Asked) -> dict[str, object]:
     }
 
 
-def _provenance(asked: _Asked, done: _Done) -> "Provenance":
+def _provenance(done: _Done) -> "Provenance":
     from vggrpo.evaluation.results import take_provenance
 
+    asked = done.asked
     adapters = {
         entrant.contestant.name: str(entrant.contestant.about["adapter"])
         for entrant in asked.entrants.entrants

@@ -81,9 +81,9 @@ def robustness_table(measured: "Robustness", *, title: str) -> Table:
     from vggrpo.evaluation.robustness import AGAINST, MEASURES, ErrorKey
 
     table = Table(title=title, title_justify="left", pad_edge=False)
-    table.add_column("noise σ", no_wrap=True)
+    table.add_column("noise σ")
     for heading in ("Φ_g on latents", "Φ on decoded", "Φ − Φ_g", "95 % interval"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for measure, measure_name in MEASURES.items():
         for against, against_name in AGAINST.items():
             table.add_section()

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from vggrpo.presets import PRESETS
+from vggrpo.pretraining.assets import JUDGES
 from vggrpo.runtime.integrity import verify_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +53,9 @@ def test_no_configuration_tells_where_it_was_made() -> None:
 
 
 def test_every_part_says_how_it_was_made(manifest: dict) -> None:
-    assert set(manifest["parts"]) - {"tuned"} == {"vae", "video", "geometry", "lgm"}
+    judges = {part.run: (ASSETS / part.target).is_dir() for part in JUDGES}
+    assert set(manifest["parts"]) - {"tuned", *judges} == {"vae", "video", "geometry", "lgm"}
+    assert {name: name in manifest["parts"] for name in judges} == judges
     assert ("tuned" in manifest["parts"]) == (ASSETS / "adapters").is_dir()
     for part in manifest["parts"].values():
         assert part["command"].startswith("python -m vggrpo ")

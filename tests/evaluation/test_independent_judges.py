@@ -13,6 +13,7 @@ from vggrpo.evaluation.sharpness import sharpness
 from vggrpo.evaluation.trajectory_roughness import trajectory_roughness
 from vggrpo.geometry import so3
 from vggrpo.geometry.projection import rigid_inverse
+from vggrpo.pretraining.data import select_frames
 from vggrpo.types import WorldClip
 from vggrpo.worlds import make_clip
 from vggrpo.worlds.scenes import sample_scene
@@ -36,22 +37,25 @@ def as_video(frames: np.ndarray) -> Tensor:
 
 
 def warp(frames: np.ndarray) -> np.ndarray:
-    """One frame is bent by waves of 3 pixels: no camera could see the scene so."""
+    """One frame is bent by waves of a pixel both ways: no camera could see the scene so."""
+    import cv2
+
+    rows, columns = np.mgrid[: frames.shape[1], : frames.shape[2]].astype(np.float32)
     bent = frames.copy()
-    for row in range(frames.shape[1]):
-        bent[WARPED, row] = np.roll(frames[WARPED, row], round(3 * math.sin(row / 8)), axis=0)
+    moved = columns + np.sin(rows / 8), rows + np.sin(columns / 8 + 1)
+    bent[WARPED] = cv2.remap(frames[WARPED], *moved, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return bent
 
 
 @pytest.fixture(scope="module")
 def clips() -> list[WorldClip]:
-    return [make_clip(seed, num_frames=FRAMES, jitter=False) for seed in still_scenes(5)]
+    """The beginnings of clips at the world's own speed: it makes its moves in 17 frames."""
+    return [select_frames(make_clip(seed, jitter=False), np.arange(FRAMES)) for seed in still_scenes(3)]
 
 
 @pytest.fixture(scope="module")
-def slow_frames() -> list[np.ndarray]:
-    """The beginnings of clips at the speed of the world's own, which makes its moves in 17 frames."""
-    return [make_clip(seed, num_frames=17, jitter=False).rgb[:FRAMES] for seed in still_scenes(5)]
+def slow_frames(clips: list[WorldClip]) -> list[np.ndarray]:
+    return [clip.rgb for clip in clips]
 
 
 # --- Sampson ---------------------------------------------------------------------------------------------------------
@@ -74,11 +78,11 @@ def test_sampsons_distance_in_a_rectified_pair_is_known() -> None:
 def test_true_static_scenes_obey_one_motion_and_a_warped_frame_does_not(slow_frames: list[np.ndarray]) -> None:
     true = [sampson_error(frames) for frames in slow_frames]
     warped = [sampson_error(warp(frames)) for frames in slow_frames]
-    assert np.mean([found.value for found in true]) < 0.16
+    assert np.mean([found.value for found in true]) < 0.08
     near = [WARPED - 1, WARPED]
     before = np.nanmean([[found.per_pair[pair] for pair in near] for found in true])
     after = np.nanmean([[found.per_pair[pair] for pair in near] for found in warped])
-    assert after > 1.4 * before
+    assert after > 4.0 * before
     for one, other in zip(true, warped, strict=True):
         # Pairs without the warped frame are as they were, to the last digit.
         assert one.per_pair[0] == other.per_pair[0]

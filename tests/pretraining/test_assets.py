@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
-from vggrpo.pretraining.assets import forget_paths, ship_adapter
+import pytest
+
+from vggrpo.presets import get_preset
+from vggrpo.pretraining.assets import JUDGES, forget_paths, ship_adapter, ship_judges
+from vggrpo.runtime.errors import UserError
 
 
 def write_run(folder: Path) -> Path:
@@ -49,3 +53,47 @@ def test_paths_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
     forget_paths(tmp_path)
     assert json.loads(told.read_text()) == {"_name_or_path": "", "z_dim": 16}
     assert silent.read_bytes() == before
+
+
+def write_judge_run(folder: Path) -> Path:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "model.safetensors").write_bytes(b"judge")
+    checkpoint = folder / "checkpoints" / "step-000009"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text(json.dumps({"step": 9, "seconds": 3.5}))
+    (folder / "judge.json").write_text(json.dumps({"held_out": {"rendered": {"recall": 0.9}}}))
+    return folder
+
+
+def test_a_judge_ships_with_its_command_and_stays_without_a_new_run(tmp_path: Path) -> None:
+    runs, assets = tmp_path / "runs", tmp_path / "assets"
+    write_judge_run(runs / "judge")
+    described = ship_judges(runs, assets, clips=1)
+    assert list(described) == ["judge"]
+    assert (assets / "tiny-judge" / "model.safetensors").read_bytes() == b"judge"
+    assert described["judge"] == {
+        "command": "python -m vggrpo pretrain judge --out RUNS/judge",
+        "seed": 0,
+        "data": "procedural world, training seeds from 1000000",
+        "steps": 9,
+        "seconds": 3.5,
+        "held_out": {"rendered": {"recall": 0.9}},
+    }
+    (assets / "MANIFEST.json").write_text(json.dumps({"parts": described}))
+    assert ship_judges(tmp_path / "nothing", assets, clips=1) == described
+    assert (assets / "tiny-judge" / "model.safetensors").read_bytes() == b"judge"
+
+
+def test_a_judge_of_unknown_making_does_not_ship(tmp_path: Path) -> None:
+    (tmp_path / "assets" / "tiny-judge").mkdir(parents=True)
+    with pytest.raises(UserError, match="pretrain judge"):
+        ship_judges(tmp_path / "runs", tmp_path / "assets", clips=1)
+
+
+def test_the_geometry_judge_is_described_by_its_own_worlds_and_seed() -> None:
+    judge = next(part for part in JUDGES if part.run == "geometry-judge")
+    assert "--judge" in judge.command
+    assert (judge.seed, judge.data) == (1, "procedural world, 1200 seeds from 1010000")
+    folders = get_preset("tiny").folders
+    assert folders is not None
+    assert {part.target for part in JUDGES} == {folders.geometry_judge.name, folders.object_judge.name}

@@ -3,21 +3,28 @@
 A video that stands still is consistent for nothing. A pixel moves if its optical flow leaves where the still world
 would have gone under the camera, and the picture says so too: the colours where the flow leads fit clearly better than
 those where the still world lies. Without the second condition every flaw of the flow on bare ground would move.
+
+It is a coarse guard: a share of small or slow objects is missed, and errors of depth under a fast camera count as
+motion (measured with the first shipped Φ on 12 worlds: AUC 0.89 between worlds with and without moving objects, means
+0.039 and 0.007). Read differences between models, not the number.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from vggrpo.evaluation.epipolar import import_opencv
 from vggrpo.evaluation.optical_flow import FlowField, sample_at
 from vggrpo.geometry.projection import pixel_grid, project, transform_points
 from vggrpo.types import SceneGeometry
 
-DEPARTURE = 1.0
-"""How far the flow must lead from the still world's place, in pixels of frames of 128 a side."""
-BETTER = 0.04
+DEPARTURE = 1.5
+"""How far the flow must lead from the still world's place, in pixels of frames of 128 a side…"""
+DEPARTURE_SHARE = 0.2
+"""… and by how much more, as a share of the still world's own flow: errors of depth grow with it."""
+BETTER = 0.02
 """By how much colours must fit better there, of a range of 0 to 1, in the mean over a small window."""
 WINDOW = 5
 
@@ -34,8 +41,8 @@ class MovingShare:
     speed: float
 
 
-def moving_share(frames: np.ndarray, *, scene: SceneGeometry, flow: FlowField) -> MovingShare:
-    """The share of one clip; ``frames`` uint8 [N, H, W, 3] on the grid of ``scene`` (a batch of one) and ``flow``."""
+def moving_share(frames: UInt8[np.ndarray, "N H W 3"], *, scene: SceneGeometry, flow: FlowField) -> MovingShare:
+    """The share of one clip; ``scene`` is a batch of one, and both lie on the frames' pixel grid."""
     scale = flow.tolerance_scale
     images = frames.astype(np.float32) / 255.0
     shares, departures = [], []
@@ -45,10 +52,12 @@ def moving_share(frames: np.ndarray, *, scene: SceneGeometry, flow: FlowField) -
         if not known.any():
             shares.append(np.nan)
             continue
-        departure = np.linalg.norm(flow.forward[index] - np.nan_to_num(still), axis=-1)
+        still = np.nan_to_num(still)
+        departure = np.linalg.norm(flow.forward[index] - still, axis=-1)
+        is_far = departure > DEPARTURE * scale + DEPARTURE_SHARE * np.linalg.norm(still, axis=-1)
         by_flow = _colour_error(images[index], after=images[index + 1], flow=flow.forward[index])
-        by_still = _colour_error(images[index], after=images[index + 1], flow=np.nan_to_num(still))
-        moves = known & (departure > DEPARTURE * scale) & (by_still - by_flow > BETTER)
+        by_still = _colour_error(images[index], after=images[index + 1], flow=still)
+        moves = known & is_far & (by_still - by_flow > BETTER)
         shares.append(float(moves.sum() / known.sum()))
         departures.append(departure[moves])
     per_pair = np.array(shares)
@@ -74,8 +83,6 @@ def _colour_error(
     before: Float[np.ndarray, "H W 3"], *, after: Float[np.ndarray, "H W 3"], flow: Float[np.ndarray, "H W 2"]
 ) -> Float[np.ndarray, "H W"]:
     """Mean difference of colours along a flow, over a window around each pixel."""
-    from vggrpo.evaluation.epipolar import import_opencv
-
     height, width = before.shape[:2]
     rows, columns = np.mgrid[:height, :width]
     there = sample_at(after, columns=columns + flow[..., 0], rows=rows + flow[..., 1])

@@ -32,6 +32,8 @@ UPSCALED_SIDE = 384
 """SIFT finds little in small frames: their shorter side is brought to this many pixels first."""
 CONTRAST = 0.005
 """SIFT's own threshold, 0.04, would drop most of what a small frame shows."""
+MOST_FEATURES = 2000
+"""The strongest of a frame: rendered worlds have some hundreds, and noise would have tens of thousands."""
 RATIO = 0.8
 """Lowe's: the best match must be nearer than this times the second best."""
 PATCH = 31
@@ -150,7 +152,7 @@ class _Features:
     def __init__(self, frames: UInt8[np.ndarray, "N H W 3"]) -> None:
         self._cv2 = import_opencv()
         self.scale = max(1.0, UPSCALED_SIDE / min(frames.shape[1:3]))
-        sift = self._cv2.SIFT_create(contrastThreshold=CONTRAST)
+        sift = self._cv2.SIFT_create(nfeatures=MOST_FEATURES, contrastThreshold=CONTRAST)
         self._matcher = self._cv2.BFMatcher(self._cv2.NORM_L2)
         self._images = [self._upscaled(frame) for frame in frames]
         self._found = [sift.detectAndCompute(image, None) for image in self._images]

@@ -56,7 +56,7 @@ def read_geometry(model: FrameReader, video: Float[Tensor, "1 3 N H W"]) -> Geom
         valid=scene.valid[0].numpy(),
     )
     fitted = fit_cameras(view, flow=flow)
-    explained = min(fitted.explained)
+    explained = min(fitted.explained, default=float("nan"))
     if fitted.camera_from_world is None:
         return GeometryReading(scene=None, frames=frames, flow=flow, explained=explained, reason=fitted.reason)
     return GeometryReading(

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vggrpo.evaluation.camera_extent import camera_extent
 from vggrpo.evaluation.camera_moves import classify_camera_moves, scene_depth_of
 from vggrpo.evaluation.dynamic_degree import moving_share
 from vggrpo.evaluation.epipolar import sampson_error
@@ -30,6 +29,7 @@ from vggrpo.evaluation.subjects import FrameReader, ObjectCounter
 from vggrpo.evaluation.trajectory_roughness import TrajectoryRoughness, trajectory_roughness
 from vggrpo.latents import frames_from_video
 from vggrpo.rewards import motion_smoothness
+from vggrpo.rewards.guards import camera_path_length
 from vggrpo.runtime.errors import UserError
 from vggrpo.types import SceneGeometry
 
@@ -102,7 +102,7 @@ MEASURES: tuple[Measure, ...] = (
         unit="",
         better="guard",
         needs="geometry",
-        about="How far the fitted camera travels (scene depths) and turns (radians), its jitter averaged out.",
+        about="Length of the fitted cameras' path in scene scales, by chords over which jitter averages out.",
     ),
     Measure(
         name="dynamic_degree",
@@ -302,10 +302,11 @@ def _roughness(scene: SceneGeometry) -> TrajectoryRoughness:
 
 
 def _path(scene: SceneGeometry, *, explained: float) -> Finding:
-    depth = scene_depth_of(scene)
-    extent = camera_extent(scene.camera_from_world, scene_depth=depth)
-    whole = trajectory_roughness(scene.camera_from_world, scene_depth=depth).path
-    return Finding(value=float(extent), details={"travel_with_jitter": float(whole), "explained": explained})
+    """The guard that training has, on the independent cameras; with every sway counted beside it."""
+    length = float(camera_path_length(scene)[0])
+    if not math.isfinite(length):
+        return not_judged("the scale of the scene is unknown")
+    return Finding(value=length, details={"with_jitter": float(_roughness(scene).path), "explained": explained})
 
 
 def _dynamic_degree(reading: GeometryReading, *, scene: SceneGeometry) -> Finding:

@@ -1,7 +1,8 @@
 """``pretrain ship``: finished training runs to shipped weights, measured on held-out seeds, listed in the MANIFEST.
 
 Runs are expected as the commands leave them: ``RUNS/vae``, ``RUNS/video``, ``RUNS/geometry``, ``RUNS/lgm``, and, if
-there is one, the fine-tune ``RUNS/tuned``.
+they are there, the judges ``RUNS/geometry-judge`` and ``RUNS/judge`` and the fine-tune ``RUNS/tuned``. Judges do not
+depend on what they judge: without a new run, those that ship already stay.
 """
 
 import json
@@ -20,7 +21,8 @@ from vggrpo.latent_geometry.model import LatentGeometryModel
 from vggrpo.latent_geometry.train import STITCHING_NAME, evaluate_latent_geometry
 from vggrpo.latents import VideoVAE, video_from_frames
 from vggrpo.pretraining.data import ClipCache, default_cache
-from vggrpo.pretraining.geometry import evaluate_geometry_model
+from vggrpo.pretraining.geometry import JUDGE_TRAINING, evaluate_geometry_model
+from vggrpo.pretraining.judge import REPORT
 from vggrpo.pretraining.vae import reconstruction_quality
 from vggrpo.pretraining.video import held_out_loss
 from vggrpo.runtime.errors import UserError
@@ -42,6 +44,8 @@ class Part:
     command: str
     source: str
     target: str
+    seed: int = 0
+    data: str = "procedural world, training seeds from 1000000"
 
 
 PARTS = (
@@ -72,6 +76,23 @@ PARTS = (
         target="tiny-lgm",
     ),
 )
+JUDGES = (
+    Part(
+        run="geometry-judge",
+        command="python -m vggrpo pretrain geometry --judge --out RUNS/geometry-judge",
+        source="model",
+        target="tiny-geometry-judge",
+        seed=JUDGE_TRAINING.loop.seed,
+        data=f"procedural world, {JUDGE_TRAINING.num_clips} seeds from {JUDGE_TRAINING.first_clip}",
+    ),
+    Part(
+        run="judge",
+        command="python -m vggrpo pretrain judge --out RUNS/judge",
+        source="model",
+        target="tiny-judge",
+    ),
+)
+"""What evaluation judges with; a part of the evidence, and of no training."""
 
 
 ADAPTERS = "adapters"
@@ -94,7 +115,7 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(runs / part.run / part.source, target)
         forget_paths(target)
-    described = ship_adapter(runs / TUNED, assets)
+    described = ship_judges(runs, assets, clips=clips) | ship_adapter(runs / TUNED, assets)
     measured = measure_assets(assets, clips=clips)
     manifest: dict[str, object] = {
         "made_by": "python -m vggrpo pretrain ship --runs RUNS",
@@ -106,6 +127,42 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
     }
     atomic_write_text(assets / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def ship_judges(runs: Path, assets: Path, *, clips: int) -> dict[str, object]:
+    """Copy the judges that were trained anew; returns the MANIFEST's entries of all that ship.
+
+    Raises:
+        UserError: a judge lies in ``assets`` that neither a run nor the MANIFEST describes.
+    """
+    described: dict[str, object] = {}
+    for part in JUDGES:
+        source, target = runs / part.run / part.source, assets / part.target
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+            described[part.run] = _describe(part, runs) | {"held_out": _measure_judge(part, runs, assets, clips=clips)}
+        elif target.is_dir():
+            described[part.run] = _former_entry(part, assets)
+    return described
+
+
+def _measure_judge(part: Part, runs: Path, assets: Path, *, clips: int) -> object:
+    """Held-out numbers of a judge: of geometry measured now, of objects as its own training reported them."""
+    if part.run == "judge":
+        return json.loads((runs / part.run / REPORT).read_text(encoding="utf-8"))["held_out"]
+    model = load_geometry("any4d", assets / part.target)
+    cache = ClipCache(folder=default_cache())
+    return evaluate_geometry_model(model, (cache.clip(seed) for seed in range(clips))).to_json()
+
+
+def _former_entry(part: Part, assets: Path) -> object:
+    """How a judge that ships already was made."""
+    manifest = assets / MANIFEST
+    entries = json.loads(manifest.read_text(encoding="utf-8"))["parts"] if manifest.is_file() else {}
+    if part.run not in entries:
+        raise UserError(f"{assets / part.target} is not in {manifest}: run `{part.command}`, or delete the folder.")
+    return entries[part.run]
 
 
 def forget_paths(folder: Path) -> None:
@@ -179,8 +236,8 @@ def _describe(part: Part, runs: Path) -> dict[str, object]:
     state = json.loads(states[-1].read_text())
     description: dict[str, object] = {
         "command": part.command,
-        "seed": 0,
-        "data": "procedural world, training seeds from 1000000",
+        "seed": part.seed,
+        "data": part.data,
         "steps": state["step"],
         "seconds": state["seconds"],
     }
@@ -195,7 +252,7 @@ def _describe(part: Part, runs: Path) -> dict[str, object]:
 
 def _hashes(assets: Path) -> dict[str, dict[str, object]]:
     """Every file of the shipped folders, relative to ``assets``."""
-    roots = sorted({part.target.split("/", maxsplit=1)[0] for part in PARTS} | {ADAPTERS})
+    roots = sorted({part.target.split("/", maxsplit=1)[0] for part in (*PARTS, *JUDGES)} | {ADAPTERS})
     paths = [path for root in roots for path in sorted((assets / root).rglob("*")) if path.is_file()]
     return {
         path.relative_to(assets).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths

@@ -95,6 +95,8 @@ PHASE_NAMES = {
     "rollout": "Draw videos",
     "guard": "Motion guard",
     "reward": "Judge",
+    "clips": "Encode clips",
+    "rank": "Rank videos",
     "update": "Update",
     "evaluate": "Held-out check",
     "samples": "Samples",

@@ -141,19 +141,20 @@ def test_sharing_out_the_base_divides_it() -> None:
 )
 def test_other_objectives_have_phases_of_their_own(changed: dict[str, object], phases: list[str]) -> None:
     config = replace(training_defaults("tiny-debug"), **changed)
-    plan = Planner(CARD).plan(config)
+    planner = Planner(CARD)
+    plan = planner.plan(config)
     assert [phase.name for phase in plan.phases] == phases
     assert all(phase.peak_bytes > phase.resident_bytes for phase in plan.phases)
-    grpo = Planner(CARD).plan(training_defaults("tiny-debug"))
+    grpo = planner.plan(training_defaults("tiny-debug"))
     if config.objective == "sft":
         # One forward and backward pass of a clip, where a replay guides (two passes) and asks the base as well.
         assert plan.phase("update").flops < 0.6 * grpo.phase("update").flops
         return
     # As many videos; a pair costs two of them, once more for the reference.
     assert plan.phase("rollout").flops == pytest.approx(grpo.phase("rollout").flops)
-    twice = Planner(CARD).plan(replace(config, noise_draws=2 * config.noise_draws))
+    twice = planner.plan(replace(config, noise_draws=2 * config.noise_draws))
     assert twice.phase("update").flops == pytest.approx(2 * plan.phase("update").flops)
-    seen = Planner(CARD).plan(replace(config, preference="reprojection"))
+    seen = planner.plan(replace(config, preference="reprojection"))
     assert seen.phase("rank").flops > plan.phase("rank").flops
     assert (
         seen.phase("update").resident_bytes > plan.phase("update").resident_bytes > grpo.phase("update").resident_bytes

@@ -295,8 +295,9 @@ class TrainLgm(PretrainCommand):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train(Command):
-    """Figure (b): fine-tune the video model's adapter with VGGRPO. Defaults are the preset's, shown by
-    `train --preset NAME --help`; `accelerate launch -m vggrpo train …` runs it on several GPUs or nodes."""
+    """Figure (b): fine-tune the video model's adapter with VGGRPO, or by --objective with what it is compared with.
+    Defaults are the preset's, shown by `train --preset NAME --help`; `accelerate launch -m vggrpo train …` runs it on
+    several GPUs or nodes."""
 
     out: Path
     """The run folder: checkpoints, metrics, samples, and the finished adapter in its subfolder adapter."""

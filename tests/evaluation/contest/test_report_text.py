@@ -111,3 +111,17 @@ def test_unequal_budgets_are_said(report: ContestReport) -> None:
 )
 def test_signed(value: float, unit: str, text: str) -> None:
     assert signed(value, unit=unit) == text
+
+
+def test_gaps_share_a_line_where_they_are_the_same(report: ContestReport) -> None:
+    reasons = {"only 4 % followed; 30 are needed": 2, "only 12 % followed; 30 are needed": 3, "too dark": 1}
+    rows = tuple(
+        replace(row, judged=10, of=16, reasons=reasons)
+        for row in report.rows
+        if row.contestant == "sft" and row.measure in {"sampson", "reprojection"}
+    )
+    gaps = page_sheets(replace(report, rows=rows))[-1]
+    assert len(gaps.rows) == 1
+    who, measures, judged, why = gaps.rows[0]
+    assert (who, judged, len(measures.split(", "))) == ("SFT", "10 of 16", 2)
+    assert why == "5 × only 4 % followed; 30 are needed; 1 × too dark"

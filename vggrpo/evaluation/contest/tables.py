@@ -1,7 +1,8 @@
 """The report as tables of text: wide ones for a page (contestants down, measures across), a long one for a terminal."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vggrpo.evaluation.asset_rows import show_number
@@ -26,6 +27,7 @@ GROUP_WORDS: dict[Group, str] = {
     "dynamic": "dynamic worlds",
 }
 _NOTHING = "–"
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,19 +213,24 @@ def _goals(report: ContestReport, group: Group) -> Sheet:
 
 
 def _gaps(report: ContestReport) -> Sheet:
-    """Where a judge could not judge: nothing stands in for those videos."""
+    """Where a judge could not judge: nothing stands in for those videos. Measures with the same gap share a line."""
     titles = dict(_titles(report))
     widest = report.question.groups()[0]
     kinds = [widest] if widest == "all" else list(report.question.groups())
-    measures = {measure.name: measure for measure in report.measures}
-    rows = tuple(
-        (
-            titles[row.contestant],
-            measures[row.measure].title,
-            f"{row.judged} of {row.of}",
-            "; ".join(f"{count} × {reason}" for reason, count in row.reasons.items()),
-        )
-        for row in report.rows
-        if row.group in kinds and row.judged < row.of
-    )
+    measures = {measure.name: measure.title for measure in report.measures}
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for row in report.rows:
+        if row.group in kinds and row.judged < row.of:
+            line = (titles[row.contestant], f"{row.judged} of {row.of}", _told(row.reasons))
+            lines.setdefault(line, []).append(measures[row.measure])
+    rows = tuple((who, ", ".join(names), judged, why) for (who, judged, why), names in lines.items())
     return Sheet(title="Videos that could not be judged", columns=("", "measure", "judged", "why not"), rows=rows)
+
+
+def _told(reasons: Mapping[str, int]) -> str:
+    """Counted reasons; those that differ in their numbers only are one, and the first of them stands for it."""
+    alike: dict[str, list[str]] = {}
+    for reason in reasons:
+        alike.setdefault(_NUMBER.sub("", reason), []).append(reason)
+    counts = {of[0]: sum(reasons[one] for one in of) for of in alike.values()}
+    return "; ".join(f"{count} × {reason}" for reason, count in counts.items())

@@ -84,6 +84,30 @@ def test_a_judge_ships_with_its_command_and_stays_without_a_new_run(tmp_path: Pa
     assert (assets / "tiny-judge" / "model.safetensors").read_bytes() == b"judge"
 
 
+def test_a_judge_that_was_trained_further_says_how_it_began(tmp_path: Path) -> None:
+    """From an earlier run, from weights that shipped, and from weights that nobody knows."""
+    runs, assets = tmp_path / "runs", tmp_path / "assets"
+    write_judge_run(runs / "first")
+    write_judge_run(runs / "judge")
+    config = runs / "judge" / "config.yaml"
+    config.write_text(f"start_from: {runs / 'first' / 'model'}\n")
+    described = ship_judges(runs, assets, clips=1)["judge"]
+    assert isinstance(described, dict)
+    assert described["command"] == "python -m vggrpo pretrain judge --out RUNS/judge --start-from START"
+    assert described["start"]["command"] == "python -m vggrpo pretrain judge --out RUNS/first"
+    assert described["start"]["steps"] == 9
+
+    (assets / "MANIFEST.json").write_text(json.dumps({"parts": {"judge": described}}))
+    config.write_text(f"start_from: {assets / 'tiny-judge'}\n")
+    again = ship_judges(runs, assets, clips=1)["judge"]
+    assert isinstance(again, dict)
+    assert again["start"] == described
+
+    config.write_text(f"start_from: {tmp_path / 'unknown'}\n")
+    with pytest.raises(UserError, match="nobody knows"):
+        ship_judges(runs, assets, clips=1)
+
+
 def test_a_judge_of_unknown_making_does_not_ship(tmp_path: Path) -> None:
     (tmp_path / "assets" / "tiny-judge").mkdir(parents=True)
     with pytest.raises(UserError, match="pretrain judge"):

@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -241,6 +241,10 @@ def _describe(part: Part, runs: Path) -> dict[str, object]:
         "steps": state["step"],
         "seconds": state["seconds"],
     }
+    start = start_of(folder)
+    if start is not None:
+        description["command"] = f"{part.command} --start-from START"
+        description["start"] = _describe_start(part, start)
     stitching = folder / STITCHING_NAME
     if stitching.is_file():
         description["stitching"] = json.loads(stitching.read_text())
@@ -248,6 +252,25 @@ def _describe(part: Part, runs: Path) -> dict[str, object]:
     if notes.is_file():
         description["notes"] = notes.read_text().strip()
     return description
+
+
+def start_of(run: Path) -> Path | None:
+    """The finished weights that a run was told to train further."""
+    config = run / "config.yaml"
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return Path(settings["start_from"]) if settings.get("start_from") else None
+
+
+def _describe_start(part: Part, start: Path) -> object:
+    """How the weights that a run began with were made: by an earlier run, or as the MANIFEST beside them says."""
+    run = start.parent
+    if (run / "checkpoints").is_dir():
+        command = part.command.replace(f"--out RUNS/{part.run}", f"--out RUNS/{run.name}")
+        return _describe(replace(part, run=run.name, command=command), run.parent)
+    for folder in (start.parent, start.parent.parent):
+        if (folder / MANIFEST).is_file():
+            return _former_entry(replace(part, target=start.relative_to(folder).as_posix()), folder)
+    raise UserError(f"{start} is neither a run's result nor listed in a {MANIFEST}: nobody knows how it was made.")
 
 
 def _hashes(assets: Path) -> dict[str, dict[str, object]]:

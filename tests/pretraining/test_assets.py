@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from vggrpo.presets import get_preset
-from vggrpo.pretraining.assets import JUDGES, forget_paths, ship_adapter, ship_judges
+from vggrpo.pretraining.assets import JUDGES, forget_paths, require_same_latents, ship_adapter, ship_judges
+from vggrpo.pretraining.vae import VaeArchitecture
 from vggrpo.runtime.errors import UserError
 
 
@@ -121,3 +123,23 @@ def test_the_geometry_judge_is_described_by_its_own_worlds_and_seed() -> None:
     folders = get_preset("tiny").folders
     assert folders is not None
     assert {part.target for part in JUDGES} == {folders.geometry_judge.name, folders.object_judge.name}
+
+
+def test_only_a_vae_of_the_same_latents_ships_under_a_video_model(tmp_path: Path) -> None:
+    """A decoder may differ; one bit of the encoder, or of the statistics, may not."""
+    torch.manual_seed(0)
+    model = VaeArchitecture(base_dim=8, decoder_base_dim=8).build()
+    model.save_pretrained(tmp_path / "known")
+    with torch.no_grad():
+        model.decoder.conv_out.weight.add_(1.0)
+    model.save_pretrained(tmp_path / "decoder")
+    require_same_latents(tmp_path / "decoder", tmp_path / "known")
+    model.register_to_config(latents_std=[2.0] * 16)
+    model.save_pretrained(tmp_path / "statistics")
+    model.register_to_config(latents_std=[1.0] * 16)
+    with torch.no_grad():
+        model.encoder.conv_out.bias[0] += 1e-3
+    model.save_pretrained(tmp_path / "encoder")
+    for other in ("statistics", "encoder"):
+        with pytest.raises(UserError, match="other latents"):
+            require_same_latents(tmp_path / other, tmp_path / "known")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from vggrpo.latent_geometry.foundation.registry import load_geometry
 from vggrpo.latent_geometry.model import LatentGeometryModel
@@ -110,7 +111,10 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
     for part in PARTS:
         if not (runs / part.run / part.source).is_dir():
             raise UserError(f"{runs / part.run} holds no finished run: first run `{part.command}`.")
-    for part in PARTS[1:]:
+    vae, video = PARTS[0], PARTS[1]
+    require_same_latents(runs / vae.run / vae.source, runs / video.run / video.source / "vae")
+    # The pipeline first: its VAE gives way to the one whose decoder may have been trained further since.
+    for part in (*PARTS[1:], vae):
         target = assets / part.target
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(runs / part.run / part.source, target)
@@ -127,6 +131,22 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
     }
     atomic_write_text(assets / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def require_same_latents(vae: Path, known: Path) -> None:
+    """Raises a UserError unless two VAE folders encode alike: encoder and latent statistics, to the bit."""
+    first, second = (_encoding(folder) for folder in (vae, known))
+    same_names = first.keys() == second.keys()
+    if not same_names or not all(torch.equal(tensor, second[name]) for name, tensor in first.items()):
+        raise UserError(f"The video model was trained on other latents than {vae} gives: run `pretrain video` again.")
+
+
+def _encoding(vae: Path) -> dict[str, torch.Tensor]:
+    """Everything of a VAE's folder that its latents depend on."""
+    weights = {name: tensor for path in sorted(vae.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+    config = json.loads((vae / "config.json").read_text(encoding="utf-8"))
+    statistics = {name: torch.tensor(config[name]) for name in ("latents_mean", "latents_std")}
+    return statistics | {name: t for name, t in weights.items() if name.startswith(("encoder.", "quant_conv."))}
 
 
 def ship_judges(runs: Path, assets: Path, *, clips: int) -> dict[str, object]:

@@ -5,6 +5,7 @@ pays for it. It must be installed before the first ``import vggrpo``.
 """
 
 import os
+import random
 
 # Several test processes share the cores, and torch is many times slower when its threads outnumber them.
 # Subprocesses that tests start (the command line, the page) inherit all of these.
@@ -16,12 +17,21 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 install_import_hook("vggrpo", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def same_noise_in_any_order() -> None:
+    """Every test begins with the same global generators, whatever ran before it in its process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 class BrowserTestsRan:

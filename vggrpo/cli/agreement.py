@@ -1,7 +1,6 @@
 """``evaluate agreement``: the latent reward against the reward of decoded video, inside groups."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggrpo.cli.evaluate_commands import EvaluateAgreement
@@ -26,7 +25,6 @@ def run(command: EvaluateAgreement) -> Outcome:
     prompts = _prompts(command, preset)
     with PhaseProgress() as progress:
         progress.phase("load")
-        from vggrpo.evaluation.assets import EvaluationProgress
         from vggrpo.evaluation.reward_agreement import measure_agreement
         from vggrpo.generation import GenerateRequest
         from vggrpo.generation.batch import denoise_batch
@@ -53,11 +51,9 @@ def run(command: EvaluateAgreement) -> Outcome:
         def read(latents: "Latents", space: "Space") -> "SceneGeometry":
             return studio.read_geometry(latents, reward_space=space)
 
-        def on_prompt(done: int) -> None:
-            left = (time.monotonic() - began) / done * (len(prompts) - done)
-            progress.show(EvaluationProgress(phase="prompts", done=done, total=len(prompts), seconds_left=left))
-
-        agreement = measure_agreement(prompts, draw=draw, read=read, on_prompt=on_prompt)
+        agreement = measure_agreement(
+            prompts, draw=draw, read=read, on_prompt=progress.counter("prompts", total=len(prompts))
+        )
     rows = agreement.rows()
     content: dict[str, object] = {
         "prompts": list(prompts),
@@ -100,11 +96,5 @@ def _check(command: EvaluateAgreement) -> Preset:
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist.")
     if command.out is not None:
-        _require_folder(command.out)
+        require_writable(command.out)
     return preset
-
-
-def _require_folder(out: Path) -> None:
-    if out.is_file():
-        raise UserError(f"{out} is a file; choose another output folder.")
-    require_writable(out)

@@ -19,8 +19,10 @@ MOST_BATCH = 256
 
 def run(command: Compare) -> Outcome:
     """Everything that can be wrong with the request is said before a model is loaded."""
+    from vggrpo.grpo.prompts import read_prompts
+
     _check(command)
-    prompts = [] if command.prompts is None else _read_prompts(command.prompts)
+    prompts = () if command.prompts is None else read_prompts(command.prompts)
     with PhaseProgress() as progress:
         progress.phase("load")
         from vggrpo.generation import GenerateRequest, Progress
@@ -81,23 +83,7 @@ def _check(command: Compare) -> None:
     for path in (command.adapter, command.other_adapter):
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist.")
-    if command.out.is_file():
-        raise UserError(f"{command.out} is a file; choose another output folder.")
     require_writable(command.out)
-
-
-def _read_prompts(file: Path) -> list[str]:
-    """The lines of a text file that hold something."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not a text file in UTF-8: give one prompt a line.") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UserError(f"{file} holds no prompt: give one a line.")
-    return prompts
 
 
 def _label(adapter: Path | None) -> str:

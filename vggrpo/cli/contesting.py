@@ -215,8 +215,6 @@ def _check(command: EvaluateAdapters) -> Path:
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist.")
     out = command.out or (QUICK_OUT if command.quick else OUT)
-    if out.is_file():
-        raise UserError(f"{out} is a file; choose another output folder.")
     require_writable(out)
     return out
 

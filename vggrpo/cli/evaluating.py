@@ -1,7 +1,6 @@
 """``evaluate assets``: the embedded weights against their targets. ``evaluate jitter``: what the reward can see."""
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +25,6 @@ EVALUATION = "evaluation.json"
 JITTER = "jitter.json"
 SHEET = "clips.png"
 MANIFEST_ENTRY = "evaluation"
-JUDGE_FOLDER = "tiny-judge"
-"""Where the judge of objects ships, beside the preset's other weights."""
 _MOST_CLIPS = 4096
 _MOST_BATCH = 256
 _VERDICTS = {True: "reached", False: "not reached", None: ""}
@@ -50,7 +47,7 @@ def _run_assets(command: EvaluateAssets, preset: Preset) -> Outcome:
         studio = open_studio(command, progress)
         cache = ClipCache(folder=default_cache(), num_frames=preset.num_frames, size=preset.height)
         evaluation = evaluate_assets(
-            _models(studio, judge),
+            models_to_measure(studio, judge=judge),
             HeldOutClips(count=command.clips, first_seed=command.seed, batch=command.batch),
             clip_of=cache.clip,
             denoise=_denoise(studio, command),
@@ -69,25 +66,23 @@ def _run_jitter(command: EvaluateJitter, preset: Preset) -> Outcome:
     """The same worlds filmed steadily and shaken, through every stage."""
     with PhaseProgress() as progress:
         progress.phase("load")
-        from vggrpo.evaluation.assets import EvaluationProgress
         from vggrpo.evaluation.jitter_sight import measure_jitter_sight
         from vggrpo.types import WorldClip
         from vggrpo.worlds import make_clip
 
         studio = open_studio(command, progress)
-        began = time.monotonic()
 
         def film(seed: int, shaken: bool) -> WorldClip:  # noqa: FBT001 - a callback
             return make_clip(
                 seed, num_frames=preset.num_frames, height=preset.height, width=preset.width, jitter=shaken
             )
 
-        def on_world(done: int) -> None:
-            left = (time.monotonic() - began) / done * (command.clips - done)
-            progress.show(EvaluationProgress(phase="worlds", done=done, total=command.clips, seconds_left=left))
-
         sight = measure_jitter_sight(
-            _models(studio, None), worlds=command.clips, first_seed=command.seed, film=film, on_world=on_world
+            models_to_measure(studio),
+            worlds=command.clips,
+            first_seed=command.seed,
+            film=film,
+            on_world=progress.counter("worlds", total=command.clips),
         )
     rows = sight.rows()
     content: dict[str, object] = {
@@ -162,8 +157,6 @@ def _check(command: EvaluateAssets | EvaluateJitter) -> Preset:
     if not 0 <= command.seed <= last:
         raise UserError(f"The seed is {command.seed}; give 0 to {last}, the held-out worlds.")
     if command.out is not None:
-        if command.out.is_file():
-            raise UserError(f"{command.out} is a file; choose another output folder.")
         require_writable(command.out)
     if isinstance(command, EvaluateAssets):
         _check_assets(command, preset)
@@ -184,11 +177,12 @@ def _judge_folder(command: EvaluateAssets, preset: Preset) -> Path | None:
     """The judge that was named, else the shipped one, else none."""
     if command.judge is not None:
         return command.judge
-    shipped = None if preset.folders is None else preset.folders.root / JUDGE_FOLDER
+    shipped = None if preset.folders is None else preset.folders.object_judge
     return shipped if shipped is not None and shipped.is_dir() else None
 
 
-def _models(studio: "Studio", judge: Path | None) -> "AssetModels":
+def models_to_measure(studio: "Studio", *, judge: Path | None = None) -> "AssetModels":
+    """The loaded VAE, Φ and Φ_g, with the judge of objects that a folder holds."""
     from vggrpo.evaluation.asset_clips import AssetModels
     from vggrpo.evaluation.object_judge import ObjectJudge
 

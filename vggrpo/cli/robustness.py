@@ -8,6 +8,7 @@ from rich.table import Table
 
 from vggrpo.cli.command_line import shown_command
 from vggrpo.cli.evaluate_commands import EvaluateRobustness
+from vggrpo.cli.evaluating import models_to_measure
 from vggrpo.cli.model_choice import check_choice, open_studio
 from vggrpo.cli.terminal import Outcome, PhaseProgress
 from vggrpo.presets import Preset
@@ -31,31 +32,23 @@ def run(command: EvaluateRobustness) -> Outcome:
     levels = noise_levels(command.levels)
     with PhaseProgress() as progress:
         progress.phase("load")
-        from vggrpo.evaluation.asset_clips import AssetModels
-        from vggrpo.evaluation.assets import EvaluationProgress
         from vggrpo.evaluation.robustness import measure_robustness
         from vggrpo.types import WorldClip
         from vggrpo.worlds import make_clip
 
         studio = open_studio(command, progress)
-        models = AssetModels(
-            vae=studio.vae,
-            geometry=studio.models.geometry,
-            latent_geometry=studio.models.latent_geometry,
-            judge=None,
-            device=studio.models.device,
-        )
         began = time.monotonic()
 
         def film(seed: int) -> WorldClip:
             return make_clip(seed, num_frames=preset.num_frames, height=preset.height, width=preset.width)
 
-        def on_clip(done: int) -> None:
-            left = (time.monotonic() - began) / done * (command.clips - done)
-            progress.show(EvaluationProgress(phase="clips", done=done, total=command.clips, seconds_left=left))
-
-        seeds = range(command.seed, command.seed + command.clips)
-        measured = measure_robustness(models, levels=levels, seeds=seeds, film=film, on_clip=on_clip)
+        measured = measure_robustness(
+            models_to_measure(studio),
+            levels=levels,
+            seeds=range(command.seed, command.seed + command.clips),
+            film=film,
+            on_clip=progress.counter("clips", total=command.clips),
+        )
     result = _result(command, studio, measured, seconds=time.monotonic() - began)
     _write(command, result)
     title = f"{command.preset}: pose errors in degrees on {command.clips} held-out clips, by noise on the latents"
@@ -122,8 +115,6 @@ def _check(command: EvaluateRobustness) -> Preset:
     if not 0 <= command.seed <= last:
         raise UserError(f"The seed is {command.seed}; give 0 to {last}, the held-out worlds.")
     if command.out is not None:
-        if command.out.is_file():
-            raise UserError(f"{command.out} is a file; choose another output folder.")
         require_writable(command.out)
     return preset
 

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, runtime_checkable
@@ -35,6 +36,16 @@ class Report(Protocol):
 
     @property
     def seconds_left(self) -> float | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    """A report of ``PhaseProgress.counter``."""
+
+    phase: str
+    done: int
+    total: int
+    seconds_left: float
 
 
 class PhaseProgress:
@@ -77,6 +88,16 @@ class PhaseProgress:
             self._announce(report, left=left)
         self.phase(report.phase)
         self._progress.update(self._task, completed=report.done, total=report.total, left=left)
+
+    def counter(self, phase: str, *, total: int) -> Callable[[int], None]:
+        """A function to tell how many of ``total`` are done; the time left goes by the pace since this call."""
+        began = time.monotonic()
+
+        def count(done: int) -> None:
+            left = (time.monotonic() - began) / done * (total - done)
+            self.show(Count(phase=phase, done=done, total=total, seconds_left=left))
+
+        return count
 
     def _announce(self, report: Report, *, left: str) -> None:
         """A plain line a phase, from the first step that is done: a mistake found before stands on a line alone."""

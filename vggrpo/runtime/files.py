@@ -20,6 +20,8 @@ def require_writable(folder: Path) -> None:
     parent = folder
     while not parent.exists():
         parent = parent.parent
+    if parent == folder and not parent.is_dir():
+        raise UserError(f"{folder} is a file; choose another output folder.")
     if not parent.is_dir():
         raise UserError(f"{folder} cannot be made: {parent} is a file; choose another output folder.")
     try:

@@ -208,5 +208,7 @@ def test_a_finished_pipeline_is_trained_further(config: VideoTraining, finished:
     transformer = load_transformer(pipeline, dtype=choose_dtype(torch.device("cpu")), device=torch.device("cpu"))
     encoder = UMT5EncoderModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
     expected = video_losses(transformer, encoder, TOKENIZER, data, config=config, step=Step.of(0, LOOP))["loss"]
-    assert loss(replace(config, start_from=pipeline)) == float(expected.detach())
+    further = config.going_on(pipeline)
+    assert loss(further) == float(expected.detach())
+    assert further.loop.learning_rate < config.loop.learning_rate
     assert loss(config) != float(expected.detach())

@@ -70,9 +70,10 @@ def _video(command: PretrainVideo) -> Outcome:
     from vggrpo.pretraining.video import VideoTraining, pretrain_video
 
     require_folder(command.vae, made_by="pretrain vae")
+    training = VideoTraining(vae=command.vae)
     if command.start_from is not None:
         require_folder(command.start_from, made_by="pretrain video")
-    training = VideoTraining(vae=command.vae, start_from=command.start_from)
+        training = training.going_on(command.start_from)
     training = replace(training, loop=loop_of(command, training.loop))
     begin_run(command.out, training, resume=command.resume)
     return training_outcome(pretrain_video(training, command.out, resume=command.resume), command.out)

@@ -8,7 +8,7 @@ first latent frame is given clean at timestep 0 (as Wan 2.2 TI2V has it), so tha
 import copy
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +116,11 @@ class VideoTraining:
     sampling_steps: int = 20
     start_from: Path | None = None
     """A finished pipeline of the same VAE to train further, instead of fresh models."""
+
+    def going_on(self, start_from: Path) -> "VideoTraining":
+        """These settings for a finished pipeline, at a lower rate: the full one would first undo what it learnt."""
+        loop = replace(self.loop, learning_rate=self.loop.learning_rate / 2)
+        return replace(self, loop=loop, start_from=start_from)
 
     def build_models(self, tokenizer: PreTrainedTokenizerFast) -> tuple[WanTransformer3DModel, UMT5EncoderModel]:
         """The transformer in the device's precision and the text encoder in fp32: fresh, or ``start_from``'s."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,14 +98,8 @@ def _row(contestant: Contestant, measure: ContestMeasure, scores: Mapping[str, S
     """A contestant, against base unless it is base."""
     own = scores[contestant.name]
     comparison = None if contestant.name == BASE else compare(own, rival=scores[BASE], better=measure.better)
-    return Row(
-        contestant=contestant.name,
-        measure=measure.name,
-        group=group,
-        mean=mean_of(own),
-        judged=own.judged,
-        of=own.of,
-        reasons=own.reason_counts(),
+    return replace(
+        _row_alone(own, contestant=contestant.name, measure=measure, group=group),
         comparison=comparison,
         goal=None if comparison is None else verdict_of(GOALS, comparison, measure=measure.name),
         seen=measure.family == "own" or measure.name in contestant.seen,
@@ -117,8 +111,13 @@ def _true_row(contest: Contest, measure: ContestMeasure, scores: Scores, *, grou
     assert contest.true is not None
     kinds = contest.true.kinds[: contest.true.judged]
     own = scores.only([i for i, kind in enumerate(kinds) if group == "all" or kind in {None, group}])
+    return _row_alone(own, contestant=TRUE, measure=measure, group=group)
+
+
+def _row_alone(own: Scores, *, contestant: str, measure: ContestMeasure, group: Group) -> Row:
+    """Without a comparison."""
     return Row(
-        contestant=TRUE,
+        contestant=contestant,
         measure=measure.name,
         group=group,
         mean=mean_of(own),

@@ -120,6 +120,14 @@ def test_ratio_is_exactly_one_under_guidance_and_for_any_kept_dtype(
     assert_replay_is_exact(policies[precision], replace(SETTINGS, guidance=3.0, state_dtype=state_dtype))
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_ratio_is_exactly_one_with_mirrored_noise_and_scored_cells(
+    policies: dict[str, WanTransformer3DModel], precision: str
+) -> None:
+    settings = replace(SETTINGS, same_noise=True, mirrored_noise=True, scored_cells=2)
+    assert_replay_is_exact(policies[precision], settings)
+
+
 def test_another_policy_has_another_ratio(policy: WanTransformer3DModel) -> None:
     """Or the test above would prove nothing."""
     rollout = collect(policy, CONDITIONS, SETTINGS, shape=SHAPE, group=0, seed=0, count=2)
@@ -214,6 +222,32 @@ def test_shared_noise_is_shared_and_members_still_differ(policy: WanTransformer3
     # Up to rounding: the rows of one matrix product need not be summed in the same order.
     torch.testing.assert_close(rollout.states[0, 0], rollout.states[1, 0], rtol=1e-5, atol=1e-5)
     assert (rollout.states[0, 1] - rollout.states[1, 1]).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("micro_batch", [2, 3])
+def test_mirrors_take_the_opposite_noise(policy: WanTransformer3DModel, micro_batch: int) -> None:
+    """Also when a pair falls into two micro-batches; the last of an odd number of members has no mirror."""
+    one_step = replace(SETTINGS, window_size=1, window_range=(1, 2), same_noise=True, micro_batch=micro_batch)
+    plain, mirrored = (
+        collect(policy, CONDITIONS, settings, shape=SHAPE, group=0, seed=0, count=5)
+        for settings in (one_step, replace(one_step, mirrored_noise=True))
+    )
+    noise, independent = ((found.states[:, 1] - found.mean[:, 0]) / found.std[0] for found in (mirrored, plain))
+    for first in (0, 2):
+        torch.testing.assert_close(noise[first + 1], -noise[first], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(noise[first], independent[first], rtol=1e-4, atol=1e-4)
+        assert (independent[first + 1] + independent[first]).abs().mean() > 0.5
+    torch.testing.assert_close(noise[4], independent[4], rtol=1e-4, atol=1e-4)
+    assert noise.std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_scored_cells_change_the_probability_and_no_video(policy: WanTransformer3DModel) -> None:
+    whole, low = (
+        collect(policy, CONDITIONS, replace(SETTINGS, scored_cells=cells), shape=SHAPE, group=0, seed=0, count=2)
+        for cells in (None, 2)
+    )
+    assert torch.equal(whole.latents.tensor, low.latents.tensor)
+    assert (whole.log_prob - low.log_prob).abs().min() > 1e-4
 
 
 def test_windows_are_drawn_once_a_group_over_the_whole_range() -> None:

@@ -5,9 +5,11 @@ x′ = A x + s ξ, and its variance A² V(t) + s² is exact, without sampling.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from scipy.fft import dctn
 from torch import Tensor
 
 from vggrpo.policy.schedule import noise_grid
@@ -159,6 +161,36 @@ def test_draws_have_the_mean_and_spread_that_are_scored(name: str) -> None:
 
 
 # --- Log-probability -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["flow_sde", "linear", "constant"])
+def test_scored_cells_give_the_density_of_the_lowest_frequencies(name: str) -> None:
+    """Of scipy's own cosine transform, by torch's own normal: an orthonormal transform keeps s."""
+    step = take_step(replace(TRANSITIONS[name], scored_cells=2), batch(), batch(seed=1), grid=GRID, index=3)
+    sample, mean = (
+        torch.from_numpy(dctn(x.numpy(), axes=(-2, -1), norm="ortho"))[..., :2, :2] for x in (step.next, step.mean)
+    )
+    expected = torch.distributions.Normal(mean, step.std).log_prob(sample).flatten(1).mean(1)
+    torch.testing.assert_close(step.log_prob, expected)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_all_cells_score_as_no_transform_does(name: str) -> None:
+    """Parseval: squares keep their sum, also where more cells are asked for than there are."""
+    results = [
+        take_step(
+            replace(TRANSITIONS[name], scored_cells=cells),
+            batch(),
+            batch(seed=1),
+            grid=GRID,
+            index=3,
+            next_latents=batch(seed=2),
+        )
+        for cells in (None, batch().shape[-1], 99)
+    ]
+    for result in results[1:]:
+        torch.testing.assert_close(result.log_prob, results[0].log_prob)
+        assert torch.equal(result.mean, results[0].mean)
 
 
 @pytest.mark.parametrize("name", ALL)

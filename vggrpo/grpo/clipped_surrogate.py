@@ -7,7 +7,8 @@
     gaussian KL   mean (μ_θ − μ_ref)² / 2s²           exact, per dimension, of two steps of equal spread
 
 RatioNorm (GRPO-Guard), for δ = μ_θ − μ_old: under the old policy log ρ has mean −w mean δ² and standard deviation
-2 w s rms(δ)/√D, w being the factor of −‖x′ − μ‖²/D in the log-probability (1/2s², or 1 for CPS). Then
+2 w s rms(δ)/√D, w being the factor of −‖x′ − μ‖²/D in the log-probability (1/2s², or 1 for CPS), over the D dimensions
+that the log-probability counts. Then
 
     ρ = exp[(log π_θ − log π_old + w mean δ²) / 2ws]      and the surrogate is divided by |Δ|
 
@@ -113,7 +114,7 @@ def clipped_surrogate(
 
 def ratio_norm(new: StepResult, old: OldStep) -> Float[Tensor, " B"]:
     """GRPO-Guard's ratio: free of bias, and of the same spread at every step; see the module's text."""
-    moved = (new.mean - old.mean).square().flatten(1).mean(1)
+    moved = new.mean_square(new.mean - old.mean)
     return torch.exp((new.log_prob - old.log_prob + new.precision * moved) / (2.0 * new.precision * new.std))
 
 

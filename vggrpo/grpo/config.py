@@ -121,6 +121,12 @@ class GrpoConfig:
     """The window ends before this step; the last step is never trained."""
     same_noise: bool = False
     """Whether all members of a group start from the same noise."""
+    mirrored_noise: bool = False
+    """Whether members in pairs draw opposite noise in the window: with the same start, what is even in the noise
+    cancels from the gradient."""
+    scored_cells: int | None = None
+    """Count a step's probability on this many of the lowest spatial frequencies of its noise, along each axis; on all
+    if not given. Cameras and layouts move in the lowest few, the rest is noise in the gradient."""
     micro_batch: int = 8
     """Videos in the transformer at once: memory against speed. Rollout and replay share it."""
     guidance_passes: Literal["together", "apart"] = "together"
@@ -329,6 +335,8 @@ class GrpoConfig:
             window_size=self.window_size,
             window_range=(self.window_first, self.window_end),
             same_noise=self.same_noise,
+            mirrored_noise=self.mirrored_noise,
+            scored_cells=self.scored_cells,
             micro_batch=self.micro_batch,
             together=self.guidance_together,
             autograd_in_window=self.compile != "off",

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 from diffusers import WanTransformer3DModel
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vggrpo.policy.adapter import adapter_disabled
@@ -41,9 +41,11 @@ class RolloutSettings:
 
     ``window_range`` [first, end) bounds the steps that may be noisy; a window of ``window_size`` steps is drawn inside
     it once a group. The last step is never among them. ``noise_level`` None is the transition's default.
-    ``together`` as in ``Conditions``. ``autograd_in_window``: window steps are drawn with autograd on, as they are
-    replayed, because a compiled model is another program without it. ``state_dtype`` is what kept states are rounded to
-    BEFORE they are scored and walked on from.
+    With ``mirrored_noise`` members 0 and 1, 2 and 3, … draw opposite noise in the window, so that what is even in it
+    cancels from the gradient. ``scored_cells`` as in ``Transition``, ``together`` as in ``Conditions``.
+    ``autograd_in_window``: window steps are drawn with autograd on, as they are replayed, because a compiled model is
+    another program without it. ``state_dtype`` is what kept states are rounded to BEFORE they are scored and walked on
+    from.
     """
 
     steps: int = 10
@@ -54,6 +56,8 @@ class RolloutSettings:
     window_size: int = 3
     window_range: tuple[int, int] = (0, 5)
     same_noise: bool = False
+    mirrored_noise: bool = False
+    scored_cells: int | None = None
     micro_batch: int = 8
     together: bool = True
     autograd_in_window: bool = False
@@ -75,6 +79,8 @@ class RolloutSettings:
             )
         if not 1 <= self.window_size <= end - first:
             raise UserError(f"A window of {self.window_size} steps does not fit the window range {first} {end}.")
+        if self.scored_cells is not None and self.scored_cells < 1:
+            raise UserError(f"The probability of a step needs at least 1 scored cell, not {self.scored_cells}.")
         if self.micro_batch < 1:
             raise UserError(f"The micro-batch must hold at least 1 video, not {self.micro_batch}.")
         if not self.shift > 0.0:
@@ -82,8 +88,8 @@ class RolloutSettings:
 
     @property
     def policy(self) -> Transition:
-        """The transition inside the window, at its noise level."""
-        return TRANSITIONS[self.transition].with_noise(self.noise_level)
+        """The transition inside the window, at its noise level, scored as asked for."""
+        return replace(TRANSITIONS[self.transition].with_noise(self.noise_level), scored_cells=self.scored_cells)
 
     @property
     def grid(self) -> Float[Tensor, " N1"]:
@@ -178,10 +184,11 @@ def collect(
     )
     parts = []
     initial = tuple(_initial_seed(settings, seed=seed, group=group, member=member) for member in range(count))
-    streams = [torch.Generator().manual_seed(derived_seed(_MEMBER_STREAM, seed, group, m, 1)) for m in range(count)]
+    streams = [_noise_stream(settings, seed=seed, group=group, member=member) for member in range(count)]
+    mirrors = torch.tensor([_is_mirror(settings, member) for member in range(count)])
     for members in micro_batches(count, settings.micro_batch):
         noise = torch.cat([draw_noise((1, *shape), seed=s, device=transformer.device) for s in initial[members]])
-        parts.append(walk.run(noise, streams[members]))
+        parts.append(walk.run(noise, streams[members], mirrors=mirrors[members]))
 
     def join(part: Callable[[_Part], Tensor]) -> Tensor:
         return torch.cat([part(p) for p in parts])
@@ -285,8 +292,10 @@ class _Walk:
     settings: RolloutSettings
     window_start: int
 
-    def run(self, noise: Float[Tensor, "B C T h w"], streams: list[torch.Generator]) -> _Part:
-        """From x_1 to x_0, keeping the window."""
+    def run(
+        self, noise: Float[Tensor, "B C T h w"], streams: list[torch.Generator], *, mirrors: Bool[Tensor, " B"]
+    ) -> _Part:
+        """From x_1 to x_0, keeping the window, whose noise comes from ``streams``; ``mirrors`` take its opposite."""
         window = range(self.window_start, self.window_start + self.settings.window_size)
         dtype = getattr(torch, self.settings.state_dtype)
         latents = self._free(noise)
@@ -301,7 +310,9 @@ class _Walk:
             with torch.set_grad_enabled(self.settings.autograd_in_window):
                 velocity = self._velocity(latents, index).detach()
             drawn = self._draw(self.settings.policy, velocity, latents, index=index, streams=streams)
-            states.append(drawn.next.to(dtype))
+            reflected = 2.0 * drawn.mean.detach() - drawn.next
+            mirrored = mirrors.to(drawn.next.device).view(-1, 1, 1, 1, 1)
+            states.append(torch.where(mirrored, reflected, drawn.next).to(dtype))
             # Scored is what was kept: a log-probability of the unrounded sample could never be replayed.
             following = states[-1].float()
             steps.append(self._take(self.settings.policy, drawn.velocity, latents, index=index, following=following))
@@ -362,3 +373,14 @@ def _initial_seed(settings: RolloutSettings, *, seed: int, group: int, member: i
     if settings.same_noise:
         return derived_seed(_SHARED_STREAM, seed, group)
     return derived_seed(_MEMBER_STREAM, seed, group, member, 0)
+
+
+def _noise_stream(settings: RolloutSettings, *, seed: int, group: int, member: int) -> torch.Generator:
+    """The source of a member's noise inside the window; a mirror has the one before it."""
+    owner = member - 1 if _is_mirror(settings, member) else member
+    return torch.Generator().manual_seed(derived_seed(_MEMBER_STREAM, seed, group, owner, 1))
+
+
+def _is_mirror(settings: RolloutSettings, member: int) -> bool:
+    """Whether a member's noise is the opposite of that of the member before it."""
+    return settings.mirrored_noise and member % 2 == 1

@@ -36,6 +36,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
+from vggrpo.policy.frequencies import low_frequencies
 from vggrpo.runtime.errors import UserError
 
 NEARLY_PURE_NOISE = 1.0 - 1e-3
@@ -72,6 +73,8 @@ class Transition:
     largest level with a meaning.
     ``drops_constants``: the log-probability is −‖x′ − μ‖²/D, without 1/2s² and the normalisation. CPS is defined that
     way: its s falls to zero along the grid, and 1/2s² would let the last steps outweigh all others.
+    ``scored_cells``: the log-probability counts that many of the lowest spatial frequencies of x′ along each axis, all
+    if None. The step itself is the same: see ``frequencies``.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Transition:
     spread: Callable[[StepTimes, float], Spread]
     max_noise: float = math.inf
     drops_constants: bool = False
+    scored_cells: int | None = None
 
     def with_noise(self, level: float | None) -> "Transition":
         """The same transition at another level; None keeps the default. Raises a UserError for a senseless level."""
@@ -97,7 +101,8 @@ class StepResult:
 
     The mean makes the ratio the D-th root of the true importance ratio, as in all published recipes; this is why
     clip ranges are small. ``precision`` w is the factor of −‖x′ − μ‖²/D in ``log_prob``: 1/2s², or 1 where the
-    transition drops its constants. ``delta`` is Δ < 0. ``velocity`` is what the step was made from.
+    transition drops its constants. ``delta`` is Δ < 0. ``velocity`` is what the step was made from. The D dimensions
+    are those that the transition scores: all, or the lowest ``scored_cells`` frequencies.
     """
 
     velocity: Float[Tensor, "B C T h w"]
@@ -107,6 +112,11 @@ class StepResult:
     std: float
     precision: float
     delta: float
+    scored_cells: int | None = None
+
+    def mean_square(self, difference: Float[Tensor, "B C T h w"]) -> Float[Tensor, " B"]:
+        """Mean square over the dimensions that ``log_prob`` is a mean over."""
+        return low_frequencies(difference, self.scored_cells).square().flatten(1).mean(1)
 
 
 def take_step(
@@ -155,22 +165,26 @@ def take_step(
         velocity=velocity,
         mean=mean,
         next=following,
-        log_prob=_log_probability(following, mean, std=std, drops_constants=transition.drops_constants),
+        log_prob=_log_probability(
+            low_frequencies(following - mean, transition.scored_cells),
+            std=std,
+            drops_constants=transition.drops_constants,
+        ),
         std=std,
         precision=precision,
         delta=times.delta,
+        scored_cells=transition.scored_cells,
     )
 
 
 def _log_probability(
-    sample: Float[Tensor, "B C T h w"],
-    mean: Float[Tensor, "B C T h w"],
+    noise: Float[Tensor, "B C T a b"],
     *,
     std: float,
     drops_constants: bool,
 ) -> Float[Tensor, " B"]:
-    """Mean over dimensions of log N(x′; μ, s²), or of −(x′ − μ)²; NaN without noise."""
-    squares = (sample - mean).square().flatten(1).mean(1)
+    """Mean over the dimensions of x′ − μ of its log-density under N(0, s²), or of −(x′ − μ)²; NaN without noise."""
+    squares = noise.square().flatten(1).mean(1)
     if std == 0.0:
         return torch.full_like(squares.detach(), math.nan)
     if drops_constants:

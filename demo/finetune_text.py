@@ -76,6 +76,11 @@ CURVES = {
         tip="",
     ),
     "grad_norm": TermText(label="Gradient norm", short="Of the adapter, before clipping", tip=""),
+    "grad_agreement": TermText(
+        label="Gradient agreement",
+        short="Cosine with the mean of earlier gradients: where it stays at 0, only chance is learnt",
+        tip="",
+    ),
     "group/zero_std_ratio": TermText(
         label="No signal", short="Share of prompts whose videos were all judged alike, and so taught nothing", tip=""
     ),

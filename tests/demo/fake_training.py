@@ -95,6 +95,7 @@ class FakeTrainer:
             "clip_frac": 0.1 * rise,
             "kl": 1e-3 * rise,
             "grad_norm": 0.4,
+            "grad_agreement": 0.3,
             "group/zero_std_ratio": 0.0,
             "reward/nan_frac": 0.0,
             "time/rollout": 0.6 * self.seconds,

@@ -87,7 +87,6 @@ def test_two_processes_are_one_training(tmp_path: Path, name: str, changes: dict
         ({"objective": "sft", "first_frame": Path("a.png")}, "whole clips .* leave out --first-frame"),
         ({"sft_clips": Path("clips")}, "--sft-clips belongs to --objective sft, not grpo"),
         ({"objective": "dpo", "sft_clips": Path("clips")}, "--sft-clips belongs to --objective sft, not dpo"),
-        ({"objective": "dpo", "same_noise": True}, "--same-noise makes all videos of a group equal"),
         ({"objective": "dpo", "pairs": 3}, "A group of 4 videos holds no 3 pairs"),
         ({"objective": "dpo", "refresh_lgm": 2}, "--refresh-lgm .* --objective dpo does not learn from them"),
         ({"objective": "sft", "refresh_lgm": 2}, "--refresh-lgm .* --objective sft"),

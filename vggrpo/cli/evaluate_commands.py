@@ -8,7 +8,7 @@ from tyro.conf import subcommand
 
 from vggrpo.cli.options import ModelChoice
 
-SUBJECTS = ("adapters", "agreement", "assets", "jitter", "robustness")
+SUBJECTS = ("adapters", "agreement", "assets", "gradients", "jitter", "robustness")
 """What `evaluate` can measure; the first one where none is named."""
 
 
@@ -16,7 +16,8 @@ SUBJECTS = ("adapters", "agreement", "assets", "jitter", "robustness")
 class EvaluateAdapters(ModelChoice):
     """Compare tuned adapters with the base model by judges that no training saw: paired differences with bootstrap
     intervals, win rates and guards, on held-out prompts. Cut off, the same command goes on.
-    (Other subjects, each with its own --help: evaluate agreement, assets, jitter, robustness.)"""
+    (Other subjects, each with its own --help: evaluate agreement, assets, gradients, jitter,
+    robustness.)"""
 
     contestants: tuple[str, ...] = ()
     """NAME=PATH for an adapter (a run of `train`, its folder adapter, or a .safetensors file), or the word guidance
@@ -136,10 +137,26 @@ class EvaluateAgreement(ModelChoice):
     """Folder for agreement.json."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateGradients(ModelChoice):
+    """Whether the rewards of different videos ask for the same change of the adapter: where they do not, no small step
+    raises them all, and a few training iterations cannot either."""
+
+    count: int = 24
+    """Videos of held-out captions, drawn with the settings of `train` but without its noise."""
+    seed: int = 0
+    """The first held-out world, and its video's noise."""
+    adapter: Path | None = None
+    """Where to ask: at this LoRA; at the start of a training if not given."""
+    out: Path | None = None
+    """Folder for gradients.json."""
+
+
 EvaluateSubject = (
     Annotated[EvaluateAdapters, subcommand("adapters")]
     | Annotated[EvaluateAgreement, subcommand("agreement")]
     | Annotated[EvaluateAssets, subcommand("assets")]
+    | Annotated[EvaluateGradients, subcommand("gradients")]
     | Annotated[EvaluateJitter, subcommand("jitter")]
     | Annotated[EvaluateRobustness, subcommand("robustness")]
 )

@@ -16,6 +16,7 @@ from vggrpo.cli.evaluate_commands import (
     EvaluateAdapters,
     EvaluateAgreement,
     EvaluateAssets,
+    EvaluateGradients,
     EvaluateJitter,
     EvaluateRobustness,
     with_subject,
@@ -153,6 +154,10 @@ def _run(command: commands.Command) -> Outcome:
         from vggrpo.cli import agreement
 
         return agreement.run(command)
+    if isinstance(command, EvaluateGradients):
+        from vggrpo.cli import gradients
+
+        return gradients.run(command)
     if isinstance(command, EvaluateRobustness):
         from vggrpo.cli import robustness
 

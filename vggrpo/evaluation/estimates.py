@@ -16,7 +16,7 @@ RESAMPLES = 2000
 FEWEST_FOR_INTERVAL = 2
 """Below this a bootstrap has one sample to draw from, and no spread."""
 
-Kind = Literal["wilson", "bootstrap", "none"]
+Kind = Literal["wilson", "bootstrap", "jackknife", "none"]
 Statistic = Callable[[Float[np.ndarray, "*resamples n k"]], Float[np.ndarray, "*resamples"]]
 """A number of n rows, for many resamples of them at once."""
 
@@ -99,6 +99,26 @@ def bootstrap(
     resampled = statistic(usable[draws])
     low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value=value, low=float(low), high=float(high), n=n, left_out=left_out, of=of, interval="bootstrap")
+
+
+def jackknife(value: float, *, without: Sequence[float], n: int, of: str, left_out: int = 0) -> Estimate:
+    """A number with the interval of Tukey's jackknife, value ± t s, from its values ``without`` each of n samples.
+
+        s² = (n − 1)/n · Σ (v_i − v̄)²
+
+    For means over pairs, where resampling would compare a sample with itself. Fewer than three samples give none.
+    """
+    if len(without) < 3:
+        reason = f"an interval needs at least 3 {of}"
+        return Estimate(value=value, low=math.nan, high=math.nan, n=n, left_out=left_out, of=of, reason=reason)
+    from scipy.stats import t as student_t
+
+    spread = np.asarray(without) - np.mean(without)
+    error = math.sqrt((n - 1) / n * float(spread @ spread))
+    half = float(student_t.ppf(0.5 + LEVEL / 2, df=n - 1)) * error
+    return Estimate(
+        value=value, low=value - half, high=value + half, n=n, left_out=left_out, of=of, interval="jackknife"
+    )
 
 
 def single(value: float, *, n: int, of: str) -> Estimate:

@@ -120,7 +120,8 @@ class GrpoConfig:
     window_end: int = 5
     """The window ends before this step; the last step is never trained."""
     same_noise: bool = False
-    """Whether all members of a group start from the same noise."""
+    """grpo: whether all members of a group start from the same noise. Without noise in the steps, as with dpo, each has
+    its own in any case."""
     mirrored_noise: bool = False
     """Whether members in pairs draw opposite noise in the window: with the same start, what is even in the noise
     cancels from the gradient."""
@@ -290,8 +291,6 @@ class GrpoConfig:
                     )
         elif self.sft_clips is not None:
             raise UserError(f"--sft-clips belongs to --objective sft, not {self.objective}.")
-        if self.objective == "dpo" and self.same_noise:
-            raise UserError("--same-noise makes all videos of a group equal with --objective dpo: leave it out.")
         if self.objective == "dpo" and 2 * self.pairs > self.group_size:
             raise UserError(
                 f"A group of {self.group_size} videos holds no {self.pairs} pairs: give a lower --pairs or a larger "
@@ -334,7 +333,7 @@ class GrpoConfig:
             noise_level=self.noise_level,
             window_size=self.window_size,
             window_range=(self.window_first, self.window_end),
-            same_noise=self.same_noise,
+            same_noise=self.same_noise and self.objective == "grpo",
             mirrored_noise=self.mirrored_noise,
             scored_cells=self.scored_cells,
             micro_batch=self.micro_batch,

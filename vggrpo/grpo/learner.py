@@ -36,6 +36,9 @@ class UpdateReport:
     on_policy_abs_dev_max: float | None
     """The same in the first update, where the policy is still the one that sampled."""
     grad_norm: float
+    grad_agreement: float
+    """Cosine of the gradient with the mean of the earlier ones; NaN before there is one. Where it stays at 0 the
+    iterations ask for unrelated things: more videos, or less noise in the gradient, and not a higher rate."""
     applied: int
     """Optimiser steps that were taken; the others had nothing usable, or were not finite."""
 
@@ -51,7 +54,8 @@ class UpdateReport:
         if self.ratio_abs_dev_max is not None and self.on_policy_abs_dev_max is not None:
             found["ratio/abs_dev_max"] = self.ratio_abs_dev_max
             found["ratio/on_policy_abs_dev_max"] = self.on_policy_abs_dev_max
-        return found | {"grad_norm": self.grad_norm, "update/applied": float(self.applied)}
+        gradient = {"grad_norm": self.grad_norm, "grad_agreement": self.grad_agreement}
+        return found | gradient | {"update/applied": float(self.applied)}
 
 
 @dataclass(kw_only=True)
@@ -100,7 +104,7 @@ class Learner:
         Raises:
             UserError: ``check_ratio``, and the first update's ratios are not 1; nothing has been changed then.
         """
-        tallies, norms, on_policy, largest, applied = [], [], 0.0, 0.0, 0
+        tallies, norms, agreements, on_policy, largest, applied = [], [], [], 0.0, 0.0, 0
         for number, parts in enumerate(self._dealt_out(lesson.batches)):
             tally = _Tally()
             idle = self._processes.idle_passes(len(parts))
@@ -112,6 +116,7 @@ class Learner:
                 if check_ratio:
                     self._require_on_policy(deviation)
             if norm is not None and math.isfinite(norm):
+                agreements.append(self._agreement())
                 self._optimiser.step()
                 self.updates += 1
                 self._update_average()
@@ -125,6 +130,7 @@ class Learner:
             ratio_abs_dev_max=largest if lesson.has_ratio else None,
             on_policy_abs_dev_max=on_policy if lesson.has_ratio else None,
             grad_norm=sum(norms) / len(norms) if norms else math.nan,
+            grad_agreement=sum(agreements) / len(agreements) if agreements else math.nan,
             applied=applied,
         )
 
@@ -203,6 +209,19 @@ class Learner:
         else:
             tally.add(found, weight)
         ((found.loss * weight).sum() / total).backward()
+
+    def _agreement(self) -> float:
+        """Cosine of ``.grad`` with AdamW's running mean of the gradients before it."""
+        dot, squares, mean_squares = 0.0, 0.0, 0.0
+        for parameter in self._parameters.values():
+            mean = self._optimiser.state.get(parameter, {}).get("exp_avg")
+            if mean is None or parameter.grad is None:
+                continue
+            dot += float((mean * parameter.grad).sum())
+            squares += float(parameter.grad.square().sum())
+            mean_squares += float(mean.square().sum())
+        scale = math.sqrt(squares * mean_squares)
+        return dot / scale if scale else math.nan
 
     def _require_on_policy(self, deviation: float) -> None:
         if deviation <= self._config.ratio_tolerance:

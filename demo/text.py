@@ -190,8 +190,8 @@ ABOUT = {
         "<p>The model that ships with this page is small enough for a laptop's processor and was trained by this "
         "project's own commands, on a procedural world alone: a few solid shapes on a patterned floor under a moving "
         "camera. It is a genuine Wan video pipeline with a genuine Any4D-style geometry model, only small.</p>"
-        "<p><strong>Its weights are rough so far.</strong> Colours and floors follow the prompt; shapes and camera "
-        "moves hardly do. The geometry model reads depth, field of view and the camera's way through a rendered world "
+        "<p><strong>Its weights are rough so far.</strong> Colours and floors follow the prompt; shapes are blurred. "
+        "The geometry model reads depth, field of view and the camera's way through a rendered world "
         "(turns are found too small, a pan is sometimes taken for a step aside), but has not learnt scene flow: "
         "nothing is marked as moving, so a moving object counts as an error of geometry. Read the rewards as a "
         "demonstration of the measurement, not as the last word on these videos.</p>"
@@ -239,6 +239,16 @@ MEASURED_GEOMETRY = {
     "mask_iou": "Sky mask (IoU)",
 }
 """Rows of the About tab's table: metric in the manifest → its name."""
+
+WEIGHTS_TITLE = "What the embedded model draws, and how well it is read"
+SHEET_CAPTION = (
+    "Sixteen held-out prompts: the first, middle and last frame that the model draws, and beside them those of the "
+    "world itself."
+)
+WEIGHTS_MEASURED = (
+    "On {clips} held-out worlds and as many generated clips, by <code>python -m vggrpo evaluate assets</code>. The "
+    "targets are what we want these weights to reach; ✓ marks what is reached."
+)
 
 ABOUT_GEOMETRY_MEASURED = (
     "Against the exact truth of the procedural world: Φ reads frames, Φ<sub>g</sub> reads latents. A direction error "

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from demo.panels.about_weights import SHEET, weights_html
 from demo.service import PageService, Vocabulary
 from demo.text import (
     ABOUT,
@@ -27,13 +28,15 @@ RESULTS = "results"
 def build_about(service: PageService, *, assets: Path) -> None:
     """Build the tab's content from the prose, the manifest of the weights, and the vocabulary."""
     figure = _figure(assets / "figure.svg")
-    parts = _manifest_parts(assets / "MANIFEST.json")
+    manifest = _manifest(assets / "MANIFEST.json")
+    parts = _parts(manifest)
     page = [
         '<div class="about"><article>',
         ABOUT["method"].format(paper=PAPER_URL),
         figure,
         ABOUT["rewards"],
         _term_list(),
+        weights_html(manifest, assets=assets),
         ABOUT["tuning"],
         ABOUT["released"],
         ABOUT["api"],
@@ -53,8 +56,8 @@ def build_about(service: PageService, *, assets: Path) -> None:
 
 def about_figures(assets: Path) -> tuple[Path, ...]:
     """Files that the tab shows and the server must therefore serve."""
-    figure = assets / "figure.svg"
-    return (*((figure,) if figure.exists() else ()), *result_files(assets / RESULTS))
+    pictures = (assets / "figure.svg", assets / SHEET)
+    return (*(picture for picture in pictures if picture.exists()), *result_files(assets / RESULTS))
 
 
 def _figure(path: Path) -> str:
@@ -88,11 +91,14 @@ def _vocabulary(words: Vocabulary) -> str:
     return f'<dl class="words">{"".join(rows)}</dl>'
 
 
-def _manifest_parts(path: Path) -> dict[str, dict[str, Any]]:
-    """What the manifest says of each part of the weights; nothing where there is no manifest to read."""
-    if not path.exists():
-        return {}
-    parts = json.loads(path.read_text(encoding="utf-8")).get("parts", {})
+def _manifest(path: Path) -> dict[str, Any]:
+    """How the weights were made and what they are worth; nothing where there is no manifest to read."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _parts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the manifest says of each part of the weights."""
+    parts = manifest.get("parts", {})
     return {name: part for name, part in parts.items() if isinstance(part, dict)}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vggrpo.cli import main
@@ -317,7 +318,10 @@ def test_recording_adds_the_numbers_to_the_manifest_and_nothing_else(tmp_path: P
     folders = get_preset("tiny").folders
     assert folders is not None
     preset = replace(get_preset("tiny"), folders=replace(folders, root=tmp_path, manifest=manifest))
-    record_evaluation(preset, {"clips": 8, "rows": {}})
+    sheet = np.full((24, 40, 3), (200, 40, 90), dtype=np.uint8)
+    record_evaluation(preset, {"clips": 8, "rows": {}}, sheet=sheet)
+    shown = np.asarray(Image.open(tmp_path / "clips.webp").convert("RGB"), dtype=float)
+    np.testing.assert_allclose(shown, sheet, atol=12)
     assert json.loads(manifest.read_text()) == {
         "parts": {"vae": {"steps": 3}},
         "evaluation": {"clips": 8, "rows": {}},

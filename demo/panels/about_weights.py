@@ -52,8 +52,9 @@ def _line(row: Mapping[str, Any]) -> str:
     interval = "–" if "–" in {low, high} else f"{low} to {high}"
     sign = "≤" if row.get("at_most") else "≥"
     reached = {True: " ✓", False: ""}.get(bool(row.get("reached")), "")
+    name = escape(f"{row.get('part', '')}: {row.get('name', '')}").replace("Φ_g", "Φ<sub>g</sub>")
     return (
-        f'<tr><th scope="row">{escape(str(row.get("part", "")))}: {escape(str(row.get("name", "")))}</th>'
+        f'<tr><th scope="row">{name}</th>'
         f'<td class="num">{_number(row.get("value"), unit)}{reached}</td><td class="num">{interval}</td>'
         f'<td class="num">{sign} {_number(row.get("target"), unit)}</td></tr>'
     )

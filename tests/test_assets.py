@@ -16,6 +16,8 @@ from vggrpo.runtime.integrity import verify_files
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
 EXAMPLES = ASSETS / "examples"
+PAIRS = EXAMPLES / "pairs"
+SIDES = ("base", "tuned")
 RUN_FILES = {"video.mp4", "latents.safetensors", "geometry.npz", "rewards.json", "scene.viser", "manifest.json"}
 MEGABYTE = 1_000_000
 
@@ -80,11 +82,26 @@ def test_the_pipeline_loads_with_stock_diffusers() -> None:
 
 
 def test_the_gallery_has_at_least_eight_whole_runs() -> None:
-    runs = [path for path in EXAMPLES.iterdir() if path.is_dir()]
+    runs = [path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != PAIRS.name]
     assert len(runs) >= 8
     for run in runs:
         assert {path.name for path in run.iterdir()} >= RUN_FILES, run.name
         assert json.loads((run / "manifest.json").read_text(encoding="utf-8"))["prompt"]
+
+
+def test_the_gallery_has_at_least_four_whole_pairs() -> None:
+    """Base against the adapter that ships, at one prompt and noise."""
+    pairs = sorted(PAIRS.iterdir())
+    assert len(pairs) >= 4
+    for pair in pairs:
+        sides = {side: json.loads((pair / side / "manifest.json").read_text(encoding="utf-8")) for side in SIDES}
+        for side in SIDES:
+            # A pair's scenes are recorded when it is opened.
+            kept = RUN_FILES - {"scene.viser"}
+            assert {path.name for path in (pair / side).iterdir()} >= kept, f"{pair.name}/{side}"
+        assert sides["base"]["prompt"] == sides["tuned"]["prompt"]
+        assert sides["base"]["seed"] == sides["tuned"]["seed"]
+        assert (pair / "base" / "video.mp4").read_bytes() != (pair / "tuned" / "video.mp4").read_bytes()
 
 
 def test_preset_names_are_unique() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from demo.text import SHEET_CAPTION, WEIGHTS_MEASURED, WEIGHTS_TITLE
 from demo.viewers.stage import file_url
-from vggrpo.evaluation.asset_rows import show_number
 
 SHEET = "clips.webp"
 """Among the assets: generated clips beside true ones."""
@@ -61,4 +60,9 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _number(value: object, unit: str) -> str:
-    return escape(show_number(float(value), unit=unit)) if isinstance(value, int | float) else "–"
+    """Three significant digits with the unit, shares in per cent, or a dash."""
+    if not isinstance(value, int | float):
+        return "–"
+    if unit == "%":
+        return f"{100 * value:.1f} %"
+    return escape(f"{value:.3g}{unit if unit in {'', '°'} else f' {unit}'}")

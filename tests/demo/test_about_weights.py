@@ -53,7 +53,7 @@ def lines(html: str) -> list[str]:
 def test_every_target_is_told_with_what_was_reached(tmp_path: Path) -> None:
     html = weights_html({"evaluation": {"clips": 64, "rows": ROWS}}, assets=tmp_path)
     assert lines(html) == [
-        "VAE: PSNR 31.2 dB ✓ 30.5 dB to 32.0 dB ≥ 30.0 dB",
+        "VAE: PSNR 31.2 dB ✓ 30.5 dB to 32 dB ≥ 30 dB",
         "video <model>: objects 25.0 % – ≥ 85.0 %",
         "video model: camera moves – – ≥ 90.0 %",
     ]

@@ -182,7 +182,8 @@ def test_a_share_of_the_line_is_a_visitors_by_session_or_by_cookie(address, stud
         for one in (ada, carol_there):
             with pytest.raises(AppError, match="already have a job"):
                 one.predict(prompt=prompt, api_name="/generate")
-        assert jobs[2].outputs()[-1]["phase"] == "queue"
+        # They came at once: which of them was first is the server's choice.
+        assert [job.outputs()[-1]["phase"] for job in jobs].count("queue") == 2
         assert {job.outputs()[-1]["ahead"] for job in jobs} == {0, 1, 2}
     finally:
         studio.patience = 0.0

@@ -54,8 +54,9 @@ class UpdateReport:
         if self.ratio_abs_dev_max is not None and self.on_policy_abs_dev_max is not None:
             found["ratio/abs_dev_max"] = self.ratio_abs_dev_max
             found["ratio/on_policy_abs_dev_max"] = self.on_policy_abs_dev_max
-        gradient = {"grad_norm": self.grad_norm, "grad_agreement": self.grad_agreement}
-        return found | gradient | {"update/applied": float(self.applied)}
+        if not math.isnan(self.grad_agreement):
+            found["grad_agreement"] = self.grad_agreement
+        return found | {"grad_norm": self.grad_norm, "update/applied": float(self.applied)}
 
 
 @dataclass(kw_only=True)

@@ -24,6 +24,7 @@ from vggrpo.pretraining.vae import (
     LOG_VARIANCE_AT_START,
     VaeArchitecture,
     VaeTraining,
+    multiply_pointwise,
     pretrain_vae,
     reconstruction_quality,
     sample_batch,
@@ -121,6 +122,22 @@ def test_decoding_for_training_is_decoding_without_the_clamp() -> None:
     assert 0.2 < inside < 0.95
     assert unclamped.shape == (2, 3, 9, 32, 32)
     assert torch.equal(unclamped.clamp(-1, 1), stock)
+
+
+def test_pointwise_convolutions_are_matrix_products() -> None:
+    """The same loss and gradients as through convolutions, in double precision; there are such layers to test."""
+    torch.manual_seed(0)
+    convolved = CONFIG.architecture.build().double()
+    multiplied = CONFIG.architecture.build().double()
+    multiplied.load_state_dict(convolved.state_dict())
+    multiply_pointwise(multiplied)
+    replaced = [name for name, module in multiplied.named_modules() if "forward" in vars(module)]
+    assert any("shortcut" in name for name in replaced)
+    video = torch.rand(1, 3, 5, 32, 32, dtype=torch.float64) * 2 - 1
+    for model in (convolved, multiplied):
+        model.decode(model.encode(video).latent_dist.mean).sample.square().mean().backward()
+    for name, weight in convolved.named_parameters():
+        torch.testing.assert_close(multiplied.get_parameter(name).grad, weight.grad, msg=name)
 
 
 def test_losses_are_what_their_names_say() -> None:

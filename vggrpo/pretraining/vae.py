@@ -10,6 +10,7 @@ were trained on them: the video model, Φ_g and every adapter.
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vggrpo.evaluation.reconstruction import peak_signal_to_noise, reconstruction_error
 from vggrpo.latents import VideoVAE, frames_from_video, video_from_frames
@@ -138,6 +140,7 @@ def pretrain_vae(config: VaeTraining, out: Path, *, resume: bool = False) -> Tra
     set_threads("background")
     torch.manual_seed(config.loop.seed)
     model = config.build().to(choose_dtype(torch.device("cpu")))
+    multiply_pointwise(model)
     cache = ClipCache(folder=default_cache(), num_frames=config.num_frames, size=config.size)
     loop = TrainingLoop({"vae": model}, config.loop, out)
 
@@ -152,6 +155,22 @@ def pretrain_vae(config: VaeTraining, out: Path, *, resume: bool = False) -> Tra
         loop.use_ema()
         _export(model, cache, config, result, out)
     return result
+
+
+def multiply_pointwise(model: AutoencoderKLWan) -> None:
+    """Let convolutions over a single place be the matrix product that they are; weights and numbers stay the same.
+
+    oneDNN's backward pass of a 1×1×1 convolution in bfloat16 writes beyond its memory on CPUs with AMX (torch 2.13:
+    64 to 32 channels over 64×64 places end the process with "free(): invalid next size").
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1):
+            module.forward = partial(_pointwise, module)  # type: ignore[method-assign]
+
+
+def _pointwise(module: nn.Conv3d, hidden: Float[Tensor, "B C T h w"]) -> Float[Tensor, "B D T h w"]:
+    """A 1×1×1 convolution of stride 1 without padding."""
+    return F.linear(hidden.movedim(1, -1), module.weight.flatten(1), module.bias).movedim(-1, 1)
 
 
 def sample_batch(cache: ClipCache, config: VaeTraining, step: Step) -> Float[Tensor, "B 3 n h w"]:

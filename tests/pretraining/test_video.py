@@ -48,6 +48,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> VideoTraining:
         loop=LOOP,
         clips=2,
         batch=4,
+        images=3,
+        image_batch=4,
         num_frames=9,
         size=64,
         sampling_steps=2,
@@ -110,6 +112,25 @@ def test_prompts_are_dropped_and_first_frames_given_at_their_share(
     assert abs(dropped - 0.25 * 1200) < 4 * (1200 * 0.25 * 0.75) ** 0.5
     assert abs(given - 0.4 * 300) < 4 * (300 * 0.4 * 0.6) ** 0.5
     assert set(prompts) == {"", "a", "red", "blue", "cube"}
+
+
+def test_single_frames_are_learnt_at_a_share_that_moves_with_the_run(config: VideoTraining) -> None:
+    """All steps at the beginning, none at the end; their batch is wider, of one latent frame, with its own captions."""
+    shares = replace(config, image_steps=(1.0, 0.0), image_batch=7, loop=replace(LOOP, steps=400))
+    clips = LatentClips(latents=torch.full((4, 2, 3, 4, 4), 0.7), captions=("a", "red", "blue", "cube"))
+    frames = LatentClips(latents=torch.full((3, 2, 1, 4, 4), 0.7), captions=("grey", "floor", "sphere"))
+    model = OnePoint(**SIZES)
+    single = []
+    for index in range(400):
+        step = Step.of(index, shares.loop)
+        losses = video_losses(model, ENCODER, TOKENIZER, clips, config=shares, step=step, images=frames)
+        single.append("loss/single_frames" in losses)
+        assert losses["loss"].item() < 1e-5
+        assert model.latents[-1].shape[:3] == ((7, 2, 1) if single[-1] else (4, 2, 3))
+    early, late = sum(single[:200]), sum(single[200:])
+    # 150 and 50 are expected, with a standard deviation of 6.
+    assert abs(early - 150) < 24
+    assert abs(late - 50) < 24
 
 
 def train(

@@ -105,6 +105,11 @@ def test_a_judge_that_was_trained_further_says_how_it_began(tmp_path: Path) -> N
     assert isinstance(again, dict)
     assert again["start"] == described
 
+    config.write_text(f"start_from: {assets / 'tiny-judge'}\ndecoder_only: true\n")
+    part_of_it = ship_judges(runs, assets, clips=1)["judge"]
+    assert isinstance(part_of_it, dict)
+    assert part_of_it["command"] == f"{described['command']} --decoder-only"
+
     config.write_text(f"start_from: {tmp_path / 'unknown'}\n")
     with pytest.raises(UserError, match="nobody knows"):
         ship_judges(runs, assets, clips=1)

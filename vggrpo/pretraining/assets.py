@@ -263,7 +263,8 @@ def _describe(part: Part, runs: Path) -> dict[str, object]:
     }
     start = start_of(folder)
     if start is not None:
-        description["command"] = f"{part.command} --start-from START"
+        alone = " --decoder-only" if _settings_of(folder).get("decoder_only") else ""
+        description["command"] = f"{part.command} --start-from START{alone}"
         description["start"] = _describe_start(part, start)
     stitching = folder / STITCHING_NAME
     if stitching.is_file():
@@ -276,9 +277,14 @@ def _describe(part: Part, runs: Path) -> dict[str, object]:
 
 def start_of(run: Path) -> Path | None:
     """The finished weights that a run was told to train further."""
+    start = _settings_of(run).get("start_from")
+    return Path(str(start)) if start else None
+
+
+def _settings_of(run: Path) -> dict[str, object]:
+    """A run's settings as its command wrote them; nothing of a run that wrote none."""
     config = run / "config.yaml"
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return Path(settings["start_from"]) if settings.get("start_from") else None
+    return yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
 
 
 def _describe_start(part: Part, start: Path) -> object:

@@ -42,6 +42,7 @@ CONFIG = VaeTraining(
     num_frames=9,
     size=32,
     crop=16,
+    whole_crop=24,
     single_frames=2,
     clip_frames=5,
     clips_a_step=2,
@@ -75,7 +76,7 @@ def is_cut_from(crop: np.ndarray, frames: np.ndarray) -> bool:
         (0, (2, 3, 1, 16, 16)),  # single frames
         (1, (2, 3, 1, 16, 16)),
         (2, (2, 3, 5, 16, 16)),  # clips
-        (4, (1, 3, 5, 32, 32)),  # whole frames, every second step
+        (4, (1, 3, 5, 24, 24)),  # nearly whole frames, every second step
         (3, (2, 3, 5, 16, 16)),
         (5, (1, 3, 9, 16, 16)),  # crops of full length
     ],

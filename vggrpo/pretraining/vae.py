@@ -1,6 +1,6 @@
 """``pretrain vae``: the embedded video VAE, a genuine ``AutoencoderKLWan`` of Wan 2.2's residual kind, small.
 
-Learns from crops: single frames first (colour appears fastest there), then short clips, then whole frames.
+Learns from crops: single frames first (colour appears fastest there), then short clips, then nearly whole frames.
 Loss: L1 on pixels and on their spatial differences, a small KL term, ‖·‖ of chroma logged apart (a grey VAE has a fair
 L1 and no chroma).
 
@@ -89,6 +89,9 @@ class VaeTraining:
     num_frames: int = 17
     size: int = 128
     crop: int = 64
+    whole_crop: int = 120
+    """Crop of the last phase: nearly whole frames. oneDNN's weight gradients of 3-D convolutions in bfloat16 are NaN on
+    CPUs with AMX for rows of more than 64 places (torch 2.13); 120 pixels are 60 places, and 2 of padding."""
     single_frames: int = 16
     """Crops a step in the first phase."""
     clip_frames: int = 9
@@ -179,7 +182,7 @@ def sample_batch(cache: ClipCache, config: VaeTraining, step: Step) -> Float[Ten
     whole = step.fraction >= config.phases[1] and step.index % 2 == 0
     count = config.single_frames if single else 1 if whole else config.clips_a_step
     frames = 1 if single else config.clip_frames
-    crop = config.size if whole else config.crop
+    crop = config.whole_crop if whole else config.crop
     if step.fraction >= config.full_length_from and step.index % 4 in (1, 3) and not single:
         count, frames = 1, config.num_frames
     pool = min(config.clips, config.clips_at_start + step.index // 2)

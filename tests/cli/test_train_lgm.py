@@ -99,15 +99,19 @@ def test_from_videos_to_a_model_that_the_other_commands_load(
 
 
 def assert_it_says_what_it_was_not_trained_on(folders: Path, exported: Path, tmp_path: Path) -> None:
-    """Another VAE of the same shape is refused, other sizes are remarked on."""
+    """Another VAE of the same shape is refused, unless it encodes alike; other sizes are remarked on."""
     other = tmp_path / "other-wan"
     shutil.copytree(folders / "wan21", other)
     vae = next((other / "vae").glob("*.safetensors"))
-    save_file({name: 1.5 * tensor for name, tensor in load_file(vae).items()}, vae, {"format": "pt"})
+    weights = load_file(vae)
+    save_file({name: 1.5 * tensor for name, tensor in weights.items()}, vae, {"format": "pt"})
     options = {"geometry_weights": folders / "any4d", "latent_geometry": exported}
     preset = get_preset(WAN21["preset"]).sized(height=64, width=96, frames=9)
     with pytest.raises(UserError, match="latents of another video VAE"):
         _ = load_models(preset, LoadOptions(model_folder=other, **options)).latent_geometry
+    decodes = {name for name in weights if name.startswith(("decoder.", "post_quant_conv."))}
+    save_file({name: (1.5 if name in decodes else 1.0) * one for name, one in weights.items()}, vae, {"format": "pt"})
+    _ = load_models(preset, LoadOptions(model_folder=other, **options)).latent_geometry
     lines: list[str] = []
     larger = preset.sized(height=96, width=96, frames=5)
     models = load_models(

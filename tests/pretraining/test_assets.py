@@ -105,6 +105,12 @@ def test_a_judge_that_was_trained_further_says_how_it_began(tmp_path: Path) -> N
     assert isinstance(again, dict)
     assert again["start"] == described
 
+    config.write_text(f"start_from: {runs / 'first' / 'model'}\n")
+    (runs / "first" / "config.yaml").write_text(f"start_from: {assets / 'tiny-judge'}\n")
+    chained = ship_judges(runs, assets, clips=1)["judge"]
+    assert isinstance(chained, dict)
+    assert chained["start"]["start"] == described
+
     config.write_text(f"start_from: {assets / 'tiny-judge'}\ndecoder_only: true\n")
     part_of_it = ship_judges(runs, assets, clips=1)["judge"]
     assert isinstance(part_of_it, dict)

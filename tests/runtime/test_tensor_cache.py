@@ -75,6 +75,11 @@ def test_a_sketch_is_of_the_weights_however_they_are_held() -> None:
     with torch.no_grad():
         model[1].bias[2] += 0.5
     assert weights_sketch(model) != sketch
+    assert weights_sketch(model, parts=("1.",)) != weights_sketch(model)
+    untouched = weights_sketch(model, parts=("0.",))
+    with torch.no_grad():
+        model[1].bias[2] -= 0.5
+    assert weights_sketch(model, parts=("0.",)) == untouched
     assert weights_sketch(nn.Sequential(nn.Linear(90, 80), nn.Linear(80, 3))) != sketch
     scaled = nn.Linear(80, 90)
     before = weights_sketch(scaled)

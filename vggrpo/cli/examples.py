@@ -45,8 +45,8 @@ EXAMPLES = (
         "the camera trucks right",
     ),
     Example(
-        name="05-crane-three-objects",
-        prompt="a red cube and a green cylinder and a white sphere on a beige checkered floor, the camera cranes up",
+        name="05-crane-cube-cylinder",
+        prompt="a red cube and a green cylinder on a beige checkered floor, the camera cranes up",
         seed=2,
     ),
     Example(

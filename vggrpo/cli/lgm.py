@@ -108,13 +108,14 @@ class _Job:
 
     def run(self, *, listing: "VideoListing | None", prompts: Sequence[str], loop: LoopConfig) -> Outcome:
         """Clips, readings, training, export."""
+        from vggrpo.latent_geometry.provenance import encoder_sketch
         from vggrpo.latent_geometry.train import AlignmentData, train_lgm
         from vggrpo.pretraining.reading_cache import CachedReadings
         from vggrpo.runtime.weights_sketch import weights_sketch
 
         command, models = self.command, self.models
-        vae_sketch = weights_sketch(models.vae.model)
-        self._require_same_models(vae_sketch)
+        self._require_same_models(weights_sketch(models.vae.model))
+        vae_sketch = encoder_sketch(models.vae.model)
         generated = self._generated(prompts)
         models.release("transformer")
         models.release("text")

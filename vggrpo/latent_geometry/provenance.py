@@ -20,7 +20,10 @@ TRAINED_ON_NAME = "trained_on.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedOn:
-    """The models and videos behind a Φ_g. ``vae`` and ``foundation`` are sketches of weights (``weights_sketch``)."""
+    """The models and videos behind a Φ_g.
+
+    ``vae`` and ``foundation`` are sketches of weights: of what encodes (``encoder_sketch``), and of all of Φ.
+    """
 
     preset: str
     geometry: str
@@ -38,6 +41,11 @@ class TrainedOn:
     """Where the real clips came from, in words; empty without any."""
     steps: int
     seed: int
+
+
+def encoder_sketch(vae: nn.Module) -> str:
+    """A short name for the part of a video VAE that its latents come from: its decoder may be trained further."""
+    return weights_sketch(vae, parts=("encoder.", "quant_conv."))
 
 
 def write_trained_on(folder: Path, record: TrainedOn) -> None:
@@ -69,7 +77,8 @@ def require_trained_on(folder: Path, *, vae: nn.Module, height: int, width: int,
     record = read_trained_on(folder)
     if record is None:
         return None
-    if record.vae != weights_sketch(vae):
+    # Records used to name the whole VAE, decoder included.
+    if record.vae not in {encoder_sketch(vae), weights_sketch(vae)}:
         raise UserError(
             f"{folder} reads the latents of another video VAE (it was trained for {record.preset}): "
             "give the model folder that it was trained with, or train it again with train-lgm."

@@ -295,7 +295,10 @@ def _describe_start(part: Part, start: Path) -> object:
         return _describe(replace(part, run=run.name, command=command), run.parent)
     for folder in (start.parent, start.parent.parent):
         if (folder / MANIFEST).is_file():
-            return _former_entry(replace(part, target=start.relative_to(folder).as_posix()), folder)
+            target = start.relative_to(folder).as_posix()
+            # The run that began with them may have a name of its own; the MANIFEST goes by the parts' names.
+            name = next((known.run for known in (*PARTS, *JUDGES) if known.target == target), part.run)
+            return _former_entry(replace(part, run=name, target=target), folder)
     raise UserError(f"{start} is neither a run's result nor listed in a {MANIFEST}: nobody knows how it was made.")
 
 

@@ -17,7 +17,7 @@ from vggrpo.types import ClipGeometry, WorldClip
 from vggrpo.worlds import FIRST_TRAINING_SEED, make_clip
 from vggrpo.worlds.rendering import SKY_ID
 
-CACHE_VERSION = "3"
+CACHE_VERSION = "4"
 """Raised when the world changes, so that old clips are never mixed with new ones."""
 
 

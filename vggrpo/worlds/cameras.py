@@ -15,13 +15,13 @@ LOOK_AT = np.array([0.0, -0.3, 0.0])
 """What the camera looks at, scene frame, metres."""
 JITTER_SHARE = 0.5
 """Share of clips with handheld jitter."""
-JITTER_METRES = 0.12
-JITTER_RADIANS = 0.045
-"""Standard deviation of a jitter of full strength; 0.045 rad are five pixels of 128."""
+JITTER_METRES = 0.08
+JITTER_RADIANS = 0.03
+"""Standard deviation of a jitter of full strength; 0.03 rad are three pixels and a half of 128."""
 SWAY_PERIODS = (6.0, 10.0)
 """Shortest and longest period of the jitter, frames, of which a second has 8: a hand sways about once a second.
 Jitter must outlive the video VAE, which folds four frames into one, or neither the video model nor Φ_g ever sees it:
-independent noise a frame of about a pixel, and a sway of 4 to 7 frames at 0.4 of these amplitudes, did not
+independent noise a frame of about a pixel, and a sway of 4 to 7 frames of 0.05 m and 0.018 rad, did not
 (`python -m vggrpo evaluate jitter` measures it)."""
 
 
@@ -97,7 +97,7 @@ def sample_camera_move(rng: np.random.Generator, *, jitter: bool | None = None) 
     low_start = name == "crane up"
     high_start = name == "crane down"
     height = rng.uniform(0.75, 0.95) if low_start else rng.uniform(1.5, 1.7) if high_start else rng.uniform(0.9, 1.5)
-    distance = rng.uniform(2.7, 3.0) if name == "dolly out" else rng.uniform(3.0, 3.6)
+    distance = rng.uniform(2.6, 2.9) if name == "dolly out" else rng.uniform(2.9, 3.4)
     return CameraMove(
         name=name,
         distance=float(distance),

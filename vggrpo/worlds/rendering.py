@@ -220,8 +220,8 @@ class _Caster:
         cosine = np.clip(normals @ sun, 0.0, 1.0)
         rays = np.concatenate([points + 2e-3 * normals, np.broadcast_to(sun, points.shape)], -1).astype(np.float32)
         shadowed = self._raycaster.test_occlusions(self._o3d.core.Tensor(rays)).numpy()
-        skylight = 0.5 - 0.12 * normals[:, 1]
-        return skylight + 0.55 * cosine * ~shadowed
+        skylight = 0.58 - 0.1 * normals[:, 1]
+        return skylight + 0.5 * cosine * ~shadowed
 
 
 def _primitive_mesh(o3d, item: ObjectSpec):  # noqa: ANN001, ANN202 - open3d's tensor meshes have no usable type

@@ -89,13 +89,13 @@ class SceneSpec:
 
 
 def _sample_objects(rng: np.random.Generator) -> tuple[ObjectSpec, ...]:
-    """One to three objects of different colours whose places on the ground do not meet."""
+    """One or two objects of different colours whose places on the ground do not meet."""
     fewest, most = vocabulary.NUMBER_OF_OBJECTS
     count = int(rng.integers(fewest, most + 1))
     colours = rng.permutation(list(vocabulary.COLOURS))[:count]
     mover = int(rng.integers(count)) if rng.random() < 0.55 else -1
     motions = [name for name in vocabulary.OBJECT_MOTIONS if name != "still"]
-    spacing = 1.08
+    spacing = 1.3
     start = -spacing * (count - 1) / 2.0
     columns = rng.permutation(count)
     objects = []
@@ -111,7 +111,7 @@ def _sample_objects(rng: np.random.Generator) -> tuple[ObjectSpec, ...]:
                     shape=str(rng.choice(vocabulary.SHAPES)),
                     motion=motion,
                 ),
-                size=float(rng.uniform(0.32, 0.46)),
+                size=float(rng.uniform(0.42, 0.56)),
                 position=(float(x), float(depth)),
                 heading=float(rng.uniform(-np.pi, np.pi)),
             )
@@ -127,7 +127,7 @@ def sample_scene(seed: int, *, jitter: bool | None = None) -> SceneSpec:
     floor = FloorSpec(
         colour=str(rng.choice(list(vocabulary.FLOOR_COLOURS))),
         pattern=str(rng.choice(vocabulary.FLOOR_PATTERNS)),
-        period=float(rng.uniform(0.7, 0.9)),
+        period=float(rng.uniform(0.85, 1.05)),
         offset=(float(rng.uniform(0, 1)), float(rng.uniform(0, 1))),
     )
     camera = sample_camera_move(rng, jitter=jitter)

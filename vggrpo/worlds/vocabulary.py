@@ -56,7 +56,7 @@ OBJECT_MOTIONS = MappingProxyType(
 )
 """Object motion → the verb of the caption (nothing for an object that stands)."""
 
-NUMBER_OF_OBJECTS = (1, 3)
+NUMBER_OF_OBJECTS = (1, 2)
 """Fewest and most objects of a scene."""
 
 GRAMMAR_WORDS = ("a", "an", "and", "on", "floor", ",")

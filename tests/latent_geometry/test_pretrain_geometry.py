@@ -188,9 +188,12 @@ def test_a_perfect_model_has_perfect_metrics(clips: list[WorldClip]) -> None:
     assert metrics.mask_iou == 1
 
 
-def test_known_errors_are_measured(clips: list[WorldClip]) -> None:
+def test_known_errors_are_measured() -> None:
     """Depth 10 % too large, no flow where things move, and cameras turned by 2 degrees a frame."""
-    moving = next(clip for seed in range(3, 40) if (clip := make_clip(seed, height=32, width=32)).moving.any())
+    # Of a camera that does not turn by itself, so that the turns add up exactly.
+    seeds = (seed for seed in range(3, 90) if sample_scene(seed).camera.name.split()[0] in {"truck", "dolly", "crane"})
+    clips = [make_clip(seed, height=32, width=32, jitter=False) for seed in list(seeds)[:12]]
+    moving = next(clip for clip in clips if clip.moving.any())
     truth = moving.geometry.to_scene()
     turn = so3.exp(torch.deg2rad(torch.tensor([0.0, 2.0, 0.0])) * torch.arange(17)[:, None])
     cameras = truth.camera_from_world.clone()
@@ -207,7 +210,9 @@ def test_known_errors_are_measured(clips: list[WorldClip]) -> None:
 
 
 def test_a_camera_believed_at_rest_is_as_bad_as_standing_still(clips: list[WorldClip]) -> None:
-    truth = next(clip for seed in range(40) if (clip := make_clip(seed, height=32, width=32)).caption.endswith("left"))
+    truth = next(
+        clip for seed in range(40) if (clip := make_clip(seed, height=32, width=32)).caption.endswith("orbits left")
+    )
     scene = truth.geometry.to_scene()
     still = replace(scene, camera_from_world=torch.eye(4).expand_as(scene.camera_from_world))
     moving = torch.from_numpy(truth.moving)[None]

@@ -82,6 +82,64 @@ def test_the_step_is_adamw_with_clipping(tmp_path: Path) -> None:
     torch.testing.assert_close(model.weight, reference.weight, rtol=0, atol=0)
 
 
+class Blocks(nn.Module):
+    """Two hidden matrices, one of them in a table that is looked up, and an output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict({"mlp": nn.Linear(3, 3), "relative_attention_bias": nn.Embedding(4, 3)})
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.blocks["relative_attention_bias"].weight
+        return self.out(torch.tanh(self.blocks["mlp"](x + table.mean(0))))
+
+    @property
+    def weight(self) -> Tensor:
+        return self.out.weight
+
+
+MUON = LoopConfig(
+    steps=4, learning_rate=0.05, warmup_steps=2, weight_decay=0.01, optimiser="muon", checkpoint_every=1, ema_decay=0.9
+)
+
+
+def make_blocks() -> Blocks:
+    torch.manual_seed(0)
+    return Blocks()
+
+
+def test_muon_moves_hidden_matrices_and_adamw_the_rest(tmp_path: Path) -> None:
+    """Second route: torch's own optimisers, each with the parameters that are its own."""
+    model, reference = make_blocks(), make_blocks()
+    TrainingLoop({"net": model}, MUON, tmp_path).run(noisy_regression(model), resume=False)
+    hidden = [reference.blocks["mlp"].weight]
+    rest = [p for p in reference.parameters() if p is not hidden[0]]
+    muon = torch.optim.Muon(hidden, lr=1.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(rest, lr=1.0, betas=MUON.betas, weight_decay=0.01)
+    for index in range(MUON.steps):
+        for optimiser in (muon, adamw):
+            optimiser.param_groups[0]["lr"] = learning_rate_at(index, MUON)
+            optimiser.zero_grad()
+        noisy_regression(reference)(Step.of(index, MUON))["loss"].backward()
+        nn.utils.clip_grad_norm_(reference.parameters(), MUON.gradient_clip)
+        muon.step()
+        adamw.step()
+    for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_a_run_with_muon_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    straight, stopped, resumed = make_blocks(), make_blocks(), make_blocks()
+    TrainingLoop({"net": straight}, MUON, tmp_path / "a").run(noisy_regression(straight), resume=False)
+    TrainingLoop({"net": stopped}, MUON, tmp_path / "b").run(noisy_regression(stopped, stop_after=1), resume=False)
+    TrainingLoop({"net": resumed}, MUON, tmp_path / "b").run(noisy_regression(resumed), resume=True)
+    expected, got = state(tmp_path / "a", 4), state(tmp_path / "b", 4)
+    assert expected.keys() == got.keys()
+    assert any(key.startswith("optimiser/momentum_buffer/") for key in expected)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
 def test_bf16_models_learn_from_steps_that_bf16_cannot_hold(tmp_path: Path) -> None:
     """Steps of 1e-4 on weights near 1 vanish in bf16; the fp32 masters add them up."""
     model = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)

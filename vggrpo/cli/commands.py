@@ -191,6 +191,8 @@ class PretrainVideo(PretrainCommand):
     """The trained VAE."""
     start_from: Path | None = None
     """A finished pipeline to train further, for example assets/tiny; --vae must give the latents that it knows."""
+    compile: bool = False
+    """Compile the transformer's blocks: less time a step, for a minute at the start; takes a C++ compiler."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

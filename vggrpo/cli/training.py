@@ -70,7 +70,7 @@ def _video(command: PretrainVideo) -> Outcome:
     from vggrpo.pretraining.video import VideoTraining, pretrain_video
 
     require_folder(command.vae, made_by="pretrain vae")
-    training = VideoTraining(vae=command.vae)
+    training = VideoTraining(vae=command.vae, compile=command.compile)
     if command.start_from is not None:
         require_folder(command.start_from, made_by="pretrain video")
         training = training.going_on(command.start_from)

@@ -130,12 +130,16 @@ def encode_text(
     *,
     max_tokens: int,
 ) -> Float[Tensor, "B L D"]:
-    """Prompts to embeddings as ``WanPipeline`` makes them; differentiable in the encoder's weights."""
-    tokens = tokenizer(prompts, padding="max_length", max_length=max_tokens, truncation=True, return_tensors="pt")
+    """Prompts to embeddings as ``WanPipeline`` makes them; differentiable in the encoder's weights.
+
+    The encoder reads no more tokens than the longest prompt has; what it does not read is masked in any case.
+    """
+    tokens = tokenizer(prompts, padding="longest", max_length=max_tokens, truncation=True, return_tensors="pt")
     device = encoder.device
     mask = tokens.attention_mask.to(device)
     hidden = encoder(tokens.input_ids.to(device), mask).last_hidden_state
-    return hidden * mask[..., None].to(hidden.dtype)
+    hidden = hidden * mask[..., None].to(hidden.dtype)
+    return F.pad(hidden, (0, 0, 0, max_tokens - hidden.shape[1]))
 
 
 def load_transformer(folder: Path, *, dtype: torch.dtype, device: torch.device) -> WanTransformer3DModel:

@@ -30,6 +30,7 @@ from vggrpo.policy.backbone import (
     load_transformer,
     predict_velocity,
 )
+from vggrpo.policy.plain_attention import PlainWanAttention
 from vggrpo.policy.sampling import Conditions, draw_noise, sample_ode
 from vggrpo.policy.schedule import add_noise, shift_noise
 from vggrpo.pretraining.data import ClipCache, default_cache
@@ -103,12 +104,13 @@ class VideoTraining:
             learning_rate=1e-3,
             warmup_steps=100,
             weight_decay=0.01,
+            optimiser="muon",
             ema_decay=0.995,
             checkpoint_every=100,
             sample_every=300,
         )
     )
-    clips: int = 1200
+    clips: int = 2400
     batch: int = 12
     images: int = 2400
     """Scenes of which the first frame alone is learnt; a rendered frame costs a seventeenth of a clip."""
@@ -122,13 +124,16 @@ class VideoTraining:
     first_frame_share: float = 0.2
     guidance: float = 4.0
     sampling_steps: int = 20
+    compile: bool = False
+    """Compile the transformer's blocks: less time a step, for a minute at the start; takes a C++ compiler."""
     start_from: Path | None = None
     """A finished pipeline of the same VAE to train further, instead of fresh models."""
 
     def going_on(self, start_from: Path) -> "VideoTraining":
-        """These settings for a finished pipeline, at a lower rate: the full one would first undo what it learnt."""
-        loop = replace(self.loop, learning_rate=self.loop.learning_rate / 2)
-        return replace(self, loop=loop, start_from=start_from)
+        """These settings for a finished pipeline: a lower rate (the full one would first undo what it learnt), a longer
+        average, and fewer single frames, since it knows its words."""
+        loop = replace(self.loop, learning_rate=self.loop.learning_rate / 2, ema_decay=0.998)
+        return replace(self, loop=loop, image_steps=(0.4, 0.2), start_from=start_from)
 
     def build_models(self, tokenizer: PreTrainedTokenizerFast) -> tuple[WanTransformer3DModel, UMT5EncoderModel]:
         """The transformer in the device's precision and the text encoder in fp32: fresh, or ``start_from``'s."""
@@ -152,6 +157,9 @@ def pretrain_video(config: VideoTraining, out: Path, *, resume: bool = False) ->
     torch.manual_seed(config.loop.seed)
     tokenizer = build_tokenizer(config.architecture.max_tokens)
     transformer, encoder = config.build_models(tokenizer)
+    transformer.set_attn_processor(PlainWanAttention())
+    if config.compile:
+        transformer.compile_repeated_blocks(dynamic=False)
     vae = VideoVAE.load(config.vae, dtype=dtype, device=device)
     cache = ClipCache(folder=default_cache(), num_frames=config.num_frames, size=config.size)
     data = encode_clips(vae, cache, count=config.clips, folder=default_cache(), weights=config.vae)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vggrpo.runtime.checkpoint_folder import building_checkpoint, checkpoint_folder, checkpoint_folders
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.files import atomic_write_text, require_writable
+from vggrpo.runtime.optimisers import STATE, OptimiserName, build_optimisers
 from vggrpo.runtime.stop_signals import StopSignals
 
 MAX_SKIPPED = 5
@@ -32,7 +33,7 @@ MAX_SKIPPED = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
-    """How long and how fast: AdamW with linear warm-up, then cosine decay to ``final_learning_rate`` × the peak."""
+    """How long and how fast: linear warm-up, then cosine decay to ``final_learning_rate`` × the peak."""
 
     steps: int
     learning_rate: float
@@ -41,6 +42,7 @@ class LoopConfig:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     gradient_clip: float = 1.0
+    optimiser: OptimiserName = "adamw"
     ema_decay: float = 0.0
     """0 keeps no average."""
     seed: int = 0
@@ -111,9 +113,10 @@ class TrainingLoop:
             raise UserError("There is nothing to train: no parameter asks for gradients.")
         self._masters = {name: p.detach().float().clone().requires_grad_() for name, p in self._parameters.items()}
         self._ema = {n: m.detach().clone() for n, m in self._masters.items()} if config.ema_decay else {}
-        self._optimiser = torch.optim.AdamW(
-            list(self._masters.values()),
-            lr=config.learning_rate,
+        self._optimisers = build_optimisers(
+            self._masters,
+            name=config.optimiser,
+            learning_rate=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
@@ -168,9 +171,10 @@ class TrainingLoop:
         norm = float(nn.utils.clip_grad_norm_(list(self._masters.values()), self.config.gradient_clip))
         finite = math.isfinite(norm) and bool(torch.isfinite(values["loss"]))
         if finite:
-            for group in self._optimiser.param_groups:
-                group["lr"] = rate
-            self._optimiser.step()
+            for optimiser in self._optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                optimiser.step()
             self.use_masters()
             self._update_ema()
         self._step += 1
@@ -206,8 +210,10 @@ class TrainingLoop:
             return
         tensors = {f"master/{name}": master.detach() for name, master in self._masters.items()}
         tensors |= {f"ema/{name}": average for name, average in self._ema.items()}
+        remembered = [(optimiser, p) for optimiser in self._optimisers for p in optimiser.state]
+        states = {master: optimiser.state[master] for optimiser, master in remembered}
         for name, master in self._masters.items():
-            state = self._optimiser.state.get(master, {})
+            state = states.get(master, {})
             tensors |= {f"optimiser/{key}/{name}": torch.as_tensor(value) for key, value in state.items()}
         state = {"step": self._step, "seconds": round(seconds, 1), "steps": self.config.steps}
         with building_checkpoint(self.out, step=self._step) as building:
@@ -231,17 +237,26 @@ class TrainingLoop:
             master.data.copy_(stored)
             if name in self._ema:
                 self._ema[name].copy_(tensors.get(f"ema/{name}", stored))
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            moments = {key: tensors[f"optimiser/{key}/{name}"] for key in keys if f"optimiser/{key}/{name}" in tensors}
+            moments = {key: tensors[f"optimiser/{key}/{name}"] for key in STATE if f"optimiser/{key}/{name}" in tensors}
             if moments:
-                # AdamW counts steps on the CPU and keeps its averages beside the weights.
-                averages = {key: moment.to(master.device) for key, moment in moments.items() if key != "step"}
-                self._optimiser.state[master] = {"step": moments["step"], **averages}
+                # AdamW counts steps on the CPU; averages lie beside the weights.
+                self._state_of(master).update(
+                    {key: moment if key == "step" else moment.to(master.device) for key, moment in moments.items()}
+                )
         self._step = int(state["step"])
         self._seconds_before = float(state["seconds"])
         self.use_masters()
         self._trim_log()
         return True
+
+    def _state_of(self, master: Tensor) -> dict[str, Tensor]:
+        """What the optimiser of a parameter remembers of it."""
+        owners = (
+            optimiser
+            for optimiser in self._optimisers
+            if any(master is mine for group in optimiser.param_groups for mine in group["params"])
+        )
+        return next(owners).state[master]
 
     def _trim_log(self) -> None:
         """Drop logged steps that come after the checkpoint: they will be done again. So will a half-written line."""

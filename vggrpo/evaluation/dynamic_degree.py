@@ -2,18 +2,20 @@
 
 A video that stands still is consistent for nothing. A pixel moves if its optical flow leaves where the still world
 would have gone under the camera, and the picture says so too: the colours where the flow leads fit clearly better than
-those where the still world lies. Without the second condition every flaw of the flow on bare ground would move.
+those where the still world lies. Without the second condition every flaw of the flow on bare ground would move. What
+is left of both is no wider than a line: flow bleeds over outlines as they slide along what lies behind them. Such
+lines are taken away.
 
 It is a coarse guard: a share of small or slow objects is missed, and errors of depth under a fast camera count as
-motion (measured with the first shipped Φ on 12 worlds: AUC 0.89 between worlds with and without moving objects, means
-0.039 and 0.007). Read differences between models, not the number.
+motion (measured with exact depth on 30 worlds of 8 frames: AUC 0.94 between worlds with and without moving objects,
+means 0.046 and 0.002; with the lines 0.90, 0.057 and 0.005). Read differences between models, not the number.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from vggrpo.evaluation.epipolar import import_opencv
 from vggrpo.evaluation.optical_flow import FlowField, sample_at
@@ -27,6 +29,8 @@ DEPARTURE_SHARE = 0.2
 BETTER = 0.02
 """By how much colours must fit better there, of a range of 0 to 1, in the mean over a small window."""
 WINDOW = 5
+LINE = 3
+"""Places that no square of so many pixels a side fits into are lines, in pixels of frames of 128 a side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +61,7 @@ def moving_share(frames: UInt8[np.ndarray, "N H W 3"], *, scene: SceneGeometry, 
         is_far = departure > DEPARTURE * scale + DEPARTURE_SHARE * np.linalg.norm(still, axis=-1)
         by_flow = _colour_error(images[index], after=images[index + 1], flow=flow.forward[index])
         by_still = _colour_error(images[index], after=images[index + 1], flow=still)
-        moves = known & is_far & (by_still - by_flow > BETTER)
+        moves = _without_lines(known & is_far & (by_still - by_flow > BETTER), scale=scale)
         shares.append(float(moves.sum() / known.sum()))
         departures.append(departure[moves])
     per_pair = np.array(shares)
@@ -67,6 +71,13 @@ def moving_share(frames: UInt8[np.ndarray, "N H W 3"], *, scene: SceneGeometry, 
         per_pair=per_pair,
         speed=float(fast.mean() / min(frames.shape[1:3])) if len(fast) else 0.0,
     )
+
+
+def _without_lines(mask: Bool[np.ndarray, "H W"], *, scale: float) -> Bool[np.ndarray, "H W"]:
+    """Morphological opening by a square."""
+    cv2 = import_opencv()
+    side = max(1, round(LINE * scale))
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)).astype(bool)
 
 
 def _still_world(scene: SceneGeometry, *, index: int) -> Float[np.ndarray, "H W 2"]:

@@ -1,13 +1,22 @@
 """What ``pretrain ship`` does with a fine-tune's adapter and with configurations. Oracle: the run's own files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from vggrpo.presets import get_preset
-from vggrpo.pretraining.assets import JUDGES, forget_paths, require_same_latents, ship_adapter, ship_judges
+from vggrpo.pretraining.assets import (
+    JUDGES,
+    forget_paths,
+    require_same_latents,
+    ship_adapter,
+    ship_assets,
+    ship_judges,
+)
 from vggrpo.pretraining.vae import VaeArchitecture
 from vggrpo.runtime.errors import UserError
 
@@ -31,7 +40,7 @@ def write_run(folder: Path) -> Path:
 
 def test_an_adapter_ships_with_its_command_and_its_last_held_out_numbers(tmp_path: Path) -> None:
     assets = tmp_path / "assets"
-    entry = ship_adapter(write_run(tmp_path / "tuned"), assets)["tuned"]
+    entry = ship_adapter(write_run(tmp_path / "tuned"), assets, base_is_new=True)["tuned"]
     assert (assets / "adapters" / "vggrpo-tiny" / "pytorch_lora_weights.safetensors").read_bytes() == b"weights"
     assert isinstance(entry, dict)
     assert "--iterations 6 --seed 7" in entry["command"]
@@ -42,8 +51,80 @@ def test_an_adapter_ships_with_its_command_and_its_last_held_out_numbers(tmp_pat
 def test_without_a_fine_tune_an_adapter_of_an_older_base_goes(tmp_path: Path) -> None:
     old = tmp_path / "assets" / "adapters" / "old"
     old.mkdir(parents=True)
-    assert ship_adapter(tmp_path / "nothing", tmp_path / "assets") == {}
+    assert ship_adapter(tmp_path / "nothing", tmp_path / "assets", base_is_new=True) == {}
     assert not old.exists()
+
+
+def write_vae(folder: Path, *, decoder: float) -> None:
+    torch.manual_seed(0)
+    model = VaeArchitecture(base_dim=8, decoder_base_dim=8).build()
+    torch.nn.init.constant_(model.decoder.conv_out.bias, decoder)
+    model.save_pretrained(folder)
+
+
+def write_finished(folder: Path, *, source: str, content: bytes) -> None:
+    """A run with a result and a checkpoint."""
+    (folder / source).mkdir(parents=True)
+    (folder / source / "model.safetensors").write_bytes(content)
+    checkpoint = folder / "checkpoints" / "step-000009"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text(json.dumps({"step": 9, "seconds": 3.5}))
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Assets with every part, an adapter and a MANIFEST; measuring is another test's."""
+    assets = tmp_path / "assets"
+    for name in ("tiny", "tiny-geometry", "tiny-lgm", "adapters"):
+        (assets / name).mkdir(parents=True)
+        (assets / name / "model.safetensors").write_bytes(b"old")
+    write_vae(assets / "tiny" / "vae", decoder=0.25)
+    parts = {name: {"steps": 1} for name in ("vae", "video", "geometry", "lgm", "tuned")}
+    (assets / "MANIFEST.json").write_text(json.dumps({"parts": parts}))
+    measured = {name: {"by": "measuring"} for name in ("vae", "video", "geometry", "lgm")}
+    monkeypatch.setattr("vggrpo.pretraining.assets.measure_assets", lambda _assets, *, clips: measured)
+    return assets
+
+
+def decoder_bias(folder: Path) -> float:
+    model = AutoencoderKLWan.from_pretrained(folder)
+    return float(model.decoder.conv_out.bias.detach()[0])
+
+
+def test_what_has_no_new_run_stays_as_it_ships(tmp_path: Path, shipped: Path) -> None:
+    runs = tmp_path / "runs"
+    write_finished(runs / "geometry", source="model", content=b"new")
+    parts = ship_assets(runs, shipped, clips=1)["parts"]
+    assert isinstance(parts, dict)
+    assert (shipped / "tiny-geometry" / "model.safetensors").read_bytes() == b"new"
+    assert (shipped / "tiny-lgm" / "model.safetensors").read_bytes() == b"old"
+    assert (shipped / "adapters" / "model.safetensors").read_bytes() == b"old"
+    assert decoder_bias(shipped / "tiny" / "vae") == 0.25
+    assert parts["geometry"]["steps"] == 9
+    assert parts["lgm"] == {"steps": 1, "held_out": {"by": "measuring"}}
+    assert parts["tuned"] == {"steps": 1}
+
+
+def test_a_new_video_model_keeps_the_shipped_decoder_and_drops_the_adapter(tmp_path: Path, shipped: Path) -> None:
+    runs = tmp_path / "runs"
+    write_finished(runs / "video", source="pipeline", content=b"new")
+    write_vae(runs / "video" / "pipeline" / "vae", decoder=0.5)
+    parts = ship_assets(runs, shipped, clips=1)["parts"]
+    assert isinstance(parts, dict)
+    assert (shipped / "tiny" / "model.safetensors").read_bytes() == b"new"
+    assert decoder_bias(shipped / "tiny" / "vae") == 0.25
+    assert (parts["vae"]["steps"], parts["video"]["steps"]) == (1, 9)
+    assert "tuned" not in parts
+    assert not (shipped / "adapters").exists()
+
+
+def test_nothing_ships_from_no_runs(tmp_path: Path, shipped: Path) -> None:
+    with pytest.raises(UserError, match="no finished run"):
+        ship_assets(tmp_path / "runs", shipped, clips=1)
+    shutil.rmtree(shipped / "tiny-lgm")
+    write_finished(tmp_path / "runs" / "geometry", source="model", content=b"new")
+    with pytest.raises(UserError, match="lgm neither was run to its end nor ships already"):
+        ship_assets(tmp_path / "runs", shipped, clips=1)
 
 
 def test_paths_are_forgotten_and_nothing_else(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """``pretrain ship``: finished training runs to shipped weights, measured on held-out seeds, listed in the MANIFEST.
 
-Runs are expected as the commands leave them: ``RUNS/vae``, ``RUNS/video``, ``RUNS/geometry``, ``RUNS/lgm``, and, if
-they are there, the judges ``RUNS/geometry-judge`` and ``RUNS/judge`` and the fine-tune ``RUNS/tuned``. Judges do not
-depend on what they judge: without a new run, those that ship already stay.
+Runs are expected as the commands leave them: ``RUNS/vae``, ``RUNS/video``, ``RUNS/geometry``, ``RUNS/lgm``, the judges
+``RUNS/geometry-judge`` and ``RUNS/judge``, and the fine-tune ``RUNS/tuned``. What has no new run stays as it ships.
 """
 
 import json
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import yaml
@@ -105,32 +105,47 @@ TUNED = "tuned"
 def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dict[str, object]:
     """Copy finished weights into ``assets``, measure them, write the MANIFEST and return it.
 
+    A part without a new run stays as it ships, with the MANIFEST's word on how it was made.
+
     Raises:
-        UserError: a run is missing or not finished.
+        UserError: a part was neither run to its end nor ships already, or parts do not belong together.
     """
-    for part in PARTS:
-        if not (runs / part.run / part.source).is_dir():
-            raise UserError(f"{runs / part.run} holds no finished run: first run `{part.command}`.")
+    fresh = [part for part in PARTS if (runs / part.run / part.source).is_dir()]
+    if not fresh:
+        raise UserError(f"{runs} holds no finished run: first run `{PARTS[0].command}`.")
+    former = {part.run: _former_entry(part, assets) for part in PARTS if part not in fresh}
     vae, video = PARTS[0], PARTS[1]
-    require_same_latents(runs / vae.run / vae.source, runs / video.run / video.source / "vae")
-    # The pipeline first: its VAE gives way to the one whose decoder may have been trained further since.
-    for part in (*PARTS[1:], vae):
-        target = assets / part.target
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(runs / part.run / part.source, target)
-        forget_paths(target)
-    described = ship_judges(runs, assets, clips=clips) | ship_adapter(runs / TUNED, assets)
+    vae_folder = runs / vae.run / vae.source if vae in fresh else assets / vae.target
+    pipeline = runs / video.run / video.source if video in fresh else assets / video.target
+    require_same_latents(vae_folder, pipeline / "vae")
+    with TemporaryDirectory() as scratch:
+        # The pipeline brings a VAE, which gives way to the one whose decoder may have been trained further since.
+        chosen = shutil.copytree(vae_folder, Path(scratch) / "vae")
+        for part in fresh:
+            if part != vae:
+                _replace(assets / part.target, source=runs / part.run / part.source)
+        _replace(assets / vae.target, source=chosen)
+    adapter = ship_adapter(runs / TUNED, assets, base_is_new=video in fresh)
+    described = ship_judges(runs, assets, clips=clips) | adapter
     measured = measure_assets(assets, clips=clips)
+    made = {part.run: former[part.run] if part.run in former else _describe(part, runs) for part in PARTS}
     manifest: dict[str, object] = {
         "made_by": "python -m vggrpo pretrain ship --runs RUNS",
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
         "held_out_seeds": [0, clips - 1],
-        "parts": {part.run: _describe(part, runs) | {"held_out": measured[part.run]} for part in PARTS} | described,
+        "parts": {run: entry | {"held_out": measured[run]} for run, entry in made.items()} | described,
         "files": _hashes(assets),
     }
     atomic_write_text(assets / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def _replace(target: Path, *, source: Path) -> None:
+    """A folder by another, without the paths of the machine that made it."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    forget_paths(target)
 
 
 def require_same_latents(vae: Path, known: Path) -> None:
@@ -176,13 +191,15 @@ def _measure_judge(part: Part, runs: Path, assets: Path, *, clips: int) -> objec
     return evaluate_geometry_model(model, (cache.clip(seed) for seed in range(clips))).to_json()
 
 
-def _former_entry(part: Part, assets: Path) -> object:
-    """How a judge that ships already was made."""
+def _former_entry(part: Part, assets: Path) -> dict[str, object]:
+    """How a part that ships already was made."""
+    if not (assets / part.target).is_dir():
+        raise UserError(f"{part.run} neither was run to its end nor ships already: first run `{part.command}`.")
     manifest = assets / MANIFEST
     entries = json.loads(manifest.read_text(encoding="utf-8"))["parts"] if manifest.is_file() else {}
     if part.run not in entries:
         raise UserError(f"{assets / part.target} is not in {manifest}: run `{part.command}`, or delete the folder.")
-    return entries[part.run]
+    return dict(entries[part.run])
 
 
 def forget_paths(folder: Path) -> None:
@@ -193,13 +210,17 @@ def forget_paths(folder: Path) -> None:
             atomic_write_text(path, json.dumps(config | {"_name_or_path": ""}, indent=2, sort_keys=True) + "\n")
 
 
-def ship_adapter(run: Path, assets: Path) -> dict[str, object]:
+def ship_adapter(run: Path, assets: Path, *, base_is_new: bool) -> dict[str, object]:
     """Copy a fine-tune's adapter into ``assets/adapters``; returns its entry of the MANIFEST, or nothing without one.
 
-    An older adapter goes in any case: the base model under it has just been replaced.
+    Without a new one the adapter stays as it ships, unless the base model under it has just been replaced.
     """
+    is_trained = (run / "adapter").is_dir()
+    shipped = Part(run=TUNED, command=f"python -m vggrpo train --out RUNS/{TUNED}", source="adapter", target=ADAPTERS)
+    if not is_trained and not base_is_new and (assets / ADAPTERS).is_dir():
+        return {TUNED: _former_entry(shipped, assets)}
     shutil.rmtree(assets / ADAPTERS, ignore_errors=True)
-    if not (run / "adapter").is_dir():
+    if not is_trained:
         return {}
     shutil.copytree(run / "adapter", assets / ADAPTERS / ADAPTER_NAME)
     settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))

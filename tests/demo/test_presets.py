@@ -76,7 +76,7 @@ def test_choosing_a_model_shows_what_it_takes(machine: Callable[..., None], tmp_
     about, steps, guidance, builder, first_section, *_ = choose(WAN22)
     assert (steps, guidance, first_section.visible) == (50, 5.0, True)
     about, steps, guidance, builder, first_section, first, guide_section, _ = choose("tiny")
-    assert (steps, guidance) == (20, 4.0)
+    assert (steps, guidance) == (20, 2.0)
     assert [part.visible for part in (builder, first_section, guide_section)] == [True, True, True]
 
 

@@ -31,7 +31,7 @@ _TINY: Mapping[str, object] = MappingProxyType(
         "evaluate_every": 10,
         "evaluation_clips": 8,
         "evaluation_steps": 20,
-        "evaluation_guidance": 4.0,
+        "evaluation_guidance": 2.0,
         "sample_every": 10,
         "samples": 2,
     }

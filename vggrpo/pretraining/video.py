@@ -122,7 +122,7 @@ class VideoTraining:
     shift: float = 3.0
     drop_prompt: float = 0.1
     first_frame_share: float = 0.2
-    guidance: float = 4.0
+    guidance: float = 2.0
     sampling_steps: int = 20
     compile: bool = False
     """Compile the transformer's blocks: less time a step, for a minute at the start; takes a C++ compiler."""

@@ -16,7 +16,7 @@ RECORDED = [text for text in FIGURES if (RESULTS / f"{text.name}.json").exists()
 
 
 def test_nothing_else_lies_there() -> None:
-    known = {f"{text.name}{ending}" for text in FIGURES for ending in (".json", ".png")}
+    known = {f"{text.name}{ending}" for text in FIGURES for ending in (".json", ".md", ".png")}
     assert {path.name for path in RESULTS.glob("*")} <= known
 
 

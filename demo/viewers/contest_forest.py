@@ -157,7 +157,8 @@ class Forest:
         row_height = TALL_ROW_HEIGHT if any("<br>" in label for label in labels) else ROW_HEIGHT
         reach = self._reach()
         step = _tick_step(reach)
-        ticks = [-2 * step, -step, 0.0, step, 2 * step]
+        # "+20 points" would run into its neighbour, and slanted labels out of the card.
+        ticks = [-2 * step, 0.0, 2 * step] if self.unit == "points" else [-2 * step, -step, 0.0, step, 2 * step]
         return layout(
             height=HEAD_HEIGHT + FOOT_HEIGHT + row_height * len(labels),
             margin={"l": 8, "r": 6, "t": HEAD_HEIGHT, "b": FOOT_HEIGHT},
@@ -167,6 +168,7 @@ class Forest:
                 domain=[0.0, 0.84],
                 anchor="y",
                 tickvals=ticks,
+                tickangle=0,
                 ticktext=[f"{_signed(tick)}{f' {self.unit}' if tick > step else ''}" for tick in ticks],
             ),
             xaxis2=axis(range=[0, 1], domain=[0.84, 1.0], anchor="y", visible=False),

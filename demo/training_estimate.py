@@ -34,14 +34,14 @@ class Cost:
 SHIPPED: Mapping[str, Cost] = MappingProxyType(
     {
         "tiny": Cost(
-            seconds_per_video=2.3,
+            seconds_per_video=1.5,
             seconds_other=0.0,
-            memory_mb=1519.0,
+            memory_mb=1604.0,
             where="on one core of an AMD EPYC, evaluations left out",
         )
     }
 )
-"""Measured by the project, by preset: `OMP_NUM_THREADS=1 python -m vggrpo bench train --preset tiny`, 2026-11-23."""
+"""Measured by the project, by preset: `OMP_NUM_THREADS=1 python -m vggrpo bench train --preset tiny`, 2026-11-30."""
 
 
 def cost_of(history: History, *, videos: int, where: str) -> Cost | None:

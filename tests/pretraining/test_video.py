@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanPipeline, WanTransformer3DModel
 from PIL import Image
 from torch import Tensor
 from transformers import UMT5EncoderModel
@@ -165,6 +165,22 @@ def finished(
     if not out.exists():
         assert train(config, out, monkeypatch)
     return out
+
+
+def test_blocks_are_compiled_where_it_is_asked_for(
+    config: VideoTraining, cache_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked, not done: the type checks of the tests cannot be traced. Shapes are taken as they are."""
+    monkeypatch.setenv("VGGRPO_CACHE", str(cache_folder))
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        WanTransformer3DModel, "compile_repeated_blocks", lambda _self, **options: asked.append(options)
+    )
+    short = replace(config, loop=replace(LOOP, steps=1, sample_every=0))
+    assert train(short, tmp_path / "plain", monkeypatch)
+    assert not asked
+    assert train(replace(short, compile=True), tmp_path / "compiled", monkeypatch)
+    assert asked == [{"dynamic": False}]
 
 
 def test_stopped_and_resumed_equals_straight_through(

@@ -120,6 +120,12 @@ class TrainingLoop:
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
+        self._owners = {
+            master: optimiser
+            for optimiser in self._optimisers
+            for group in optimiser.param_groups
+            for master in group["params"]
+        }
         self._step = 0
         self._seconds_before = 0.0
 
@@ -210,10 +216,8 @@ class TrainingLoop:
             return
         tensors = {f"master/{name}": master.detach() for name, master in self._masters.items()}
         tensors |= {f"ema/{name}": average for name, average in self._ema.items()}
-        remembered = [(optimiser, p) for optimiser in self._optimisers for p in optimiser.state]
-        states = {master: optimiser.state[master] for optimiser, master in remembered}
         for name, master in self._masters.items():
-            state = states.get(master, {})
+            state = self._owners[master].state.get(master, {})
             tensors |= {f"optimiser/{key}/{name}": torch.as_tensor(value) for key, value in state.items()}
         state = {"step": self._step, "seconds": round(seconds, 1), "steps": self.config.steps}
         with building_checkpoint(self.out, step=self._step) as building:
@@ -240,23 +244,13 @@ class TrainingLoop:
             moments = {key: tensors[f"optimiser/{key}/{name}"] for key in STATE if f"optimiser/{key}/{name}" in tensors}
             if moments:
                 # AdamW counts steps on the CPU; averages lie beside the weights.
-                self._state_of(master).update(
-                    {key: moment if key == "step" else moment.to(master.device) for key, moment in moments.items()}
-                )
+                averages = {key: moment.to(master.device) for key, moment in moments.items() if key != "step"}
+                self._owners[master].state[master] = {**moments, **averages}
         self._step = int(state["step"])
         self._seconds_before = float(state["seconds"])
         self.use_masters()
         self._trim_log()
         return True
-
-    def _state_of(self, master: Tensor) -> dict[str, Tensor]:
-        """What the optimiser of a parameter remembers of it."""
-        owners = (
-            optimiser
-            for optimiser in self._optimisers
-            if any(master is mine for group in optimiser.param_groups for mine in group["params"])
-        )
-        return next(owners).state[master]
 
     def _trim_log(self) -> None:
         """Drop logged steps that come after the checkpoint: they will be done again. So will a half-written line."""

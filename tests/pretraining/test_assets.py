@@ -118,6 +118,15 @@ def test_a_new_video_model_keeps_the_shipped_decoder_and_drops_the_adapter(tmp_p
     assert not (shipped / "adapters").exists()
 
 
+def test_a_run_without_a_checkpoint_leaves_the_assets_alone(tmp_path: Path, shipped: Path) -> None:
+    runs = tmp_path / "runs"
+    write_finished(runs / "geometry", source="model", content=b"new")
+    shutil.rmtree(runs / "geometry" / "checkpoints")
+    with pytest.raises(UserError, match="no checkpoint"):
+        ship_assets(runs, shipped, clips=1)
+    assert (shipped / "tiny-geometry" / "model.safetensors").read_bytes() == b"old"
+
+
 def test_nothing_ships_from_no_runs(tmp_path: Path, shipped: Path) -> None:
     with pytest.raises(UserError, match="no finished run"):
         ship_assets(tmp_path / "runs", shipped, clips=1)

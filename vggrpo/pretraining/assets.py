@@ -113,7 +113,8 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
     fresh = [part for part in PARTS if (runs / part.run / part.source).is_dir()]
     if not fresh:
         raise UserError(f"{runs} holds no finished run: first run `{PARTS[0].command}`.")
-    former = {part.run: _former_entry(part, assets) for part in PARTS if part not in fresh}
+    # All that can be wrong is said before anything is copied.
+    made = {part.run: _describe(part, runs) if part in fresh else _former_entry(part, assets) for part in PARTS}
     vae, video = PARTS[0], PARTS[1]
     vae_folder = runs / vae.run / vae.source if vae in fresh else assets / vae.target
     pipeline = runs / video.run / video.source if video in fresh else assets / video.target
@@ -128,7 +129,6 @@ def ship_assets(runs: Path, assets: Path, *, clips: int = HELD_OUT_CLIPS) -> dic
     adapter = ship_adapter(runs / TUNED, assets, base_is_new=video in fresh)
     described = ship_judges(runs, assets, clips=clips) | adapter
     measured = measure_assets(assets, clips=clips)
-    made = {part.run: former[part.run] if part.run in former else _describe(part, runs) for part in PARTS}
     manifest: dict[str, object] = {
         "made_by": "python -m vggrpo pretrain ship --runs RUNS",
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},

@@ -21,7 +21,7 @@ from vggrpo.evaluation.results import read_result
 from vggrpo.grpo.defaults import training_defaults
 from vggrpo.latent_geometry.foundation.registry import build_geometry, save_geometry
 from vggrpo.policy.adapter import LoraSettings, add_adapter, save_adapter
-from vggrpo.presets import get_preset
+from vggrpo.presets import ASSETS, get_preset
 from vggrpo.runtime.config_file import write_config
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.latents_file import read_latents
@@ -163,6 +163,31 @@ def test_mistakes_are_one_line_and_leave_nothing(
     place = () if "--out" in given else ("--out", out)
     assert words in run("evaluate", *preset, *given, *place).complaint
     assert not out.exists()
+
+
+def test_the_adapter_that_ships_takes_part_as_what_it_was_trained_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh clone nothing else is trained. Oracle: the MANIFEST, and files that change one setting."""
+    monkeypatch.chdir(tmp_path)
+    manifest = json.loads((ASSETS / "MANIFEST.json").read_text(encoding="utf-8"))
+    part = manifest["parts"]["tuned"]
+    tiny = get_preset("tiny")
+    found = choose_entrants(EvaluateAdapters(preset="tiny"), tiny)
+    assert [entrant.contestant.name for entrant in found.entrants] == ["base", "vggrpo", "guidance"]
+    contestant = found.entrants[1].contestant
+    assert contestant.note == f"{part['steps']} iterations × 4 groups × 8 videos"
+    assert contestant.videos == part["steps"] * 4 * 8
+    digest = manifest["files"]["adapters/vggrpo-tiny/pytorch_lora_weights.safetensors"]["sha256"]
+    assert contestant.about == {"adapter": digest[:12]}
+    assert len(found.absent) == 5
+    lineup = tmp_path / "lineup"
+    lineup.mkdir()
+    (lineup / "same.yaml").write_text("objective: grpo\niterations: 7\n")
+    (lineup / "other.yaml").write_text("learning_rate: 0.001\n")
+    found = choose_entrants(EvaluateAdapters(preset="tiny", lineup=lineup), tiny)
+    assert [entrant.contestant.name for entrant in found.entrants] == ["base", "same", "guidance"]
+    assert len(choose_entrants(replace(COMMAND, lineup=lineup), PRESET).absent) == 2
 
 
 def test_a_lineup_is_who_is_trained_and_how_to_train_the_others(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from vggrpo.geometry import splat
 from vggrpo.geometry.projection import pixel_grid, unproject
 from vggrpo.geometry.so3 import exp
 from vggrpo.geometry.splat import render_other_views, surface_depth_at
@@ -57,6 +58,27 @@ def test_every_pixel_keeps_the_nearest_point_of_another_frame() -> None:
                 assert rendered.depth[video, view, row, column] == pytest.approx(expected[row, column], rel=1e-5)
                 source = int(rendered.source[video, view, row, column])
                 assert source // (HEIGHT * WIDTH) != view
+
+
+@pytest.mark.parametrize("points_at_once", [5, None], ids=["parts of a frame", "all, as on a GPU"])
+def test_it_does_not_matter_how_many_points_are_projected_together(
+    points_at_once: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second route is the default on a CPU: one frame of one video at a time."""
+    views = random_views()
+    depth = torch.rand(2, FRAMES, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4)) * 3 + 1
+    valid = torch.rand(depth.shape, generator=torch.Generator().manual_seed(5)) < 0.8
+    expected = render_other_views(**views, view_depth=depth, view_valid=valid, margin=0.05)
+    if points_at_once is None:
+        everything = (slice(0, 2), slice(0, FRAMES * HEIGHT * WIDTH))
+        monkeypatch.setattr(splat, "_pieces", lambda *_tensors, **_sizes: iter([everything]))
+    else:
+        monkeypatch.setattr(splat, "_POINTS_IN_CACHE", points_at_once)
+    found = render_other_views(**views, view_depth=depth, view_valid=valid, margin=0.05)
+    assert expected.seen_through.any()
+    assert torch.equal(found.source, expected.source)
+    assert torch.equal(found.seen_through, expected.seen_through)
+    torch.testing.assert_close(found.depth, expected.depth)
 
 
 def test_gradients_reach_kept_points_and_cameras_only() -> None:

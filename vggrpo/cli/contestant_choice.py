@@ -1,6 +1,7 @@
 """From what the user names, or what is trained, to contestants: adapters with what is known of their training."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from vggrpo.cli.evaluate_commands import EvaluateAdapters
 from vggrpo.evaluation.contest.contestants import BASE, GUIDANCE, TRUE, Contestant
 from vggrpo.evaluation.results import weights_digest
+from vggrpo.grpo.config import MAY_CHANGE_ON_RESUME, GrpoConfig
 from vggrpo.grpo.defaults import training_defaults
-from vggrpo.grpo.run_files import ADAPTER_FOLDER, STATUS_NAME, read_prompt_sets
+from vggrpo.grpo.run_files import ADAPTER_FOLDER, STATUS_NAME, PromptSets, read_prompt_sets
 from vggrpo.policy.guidance import RewardGuidance
 from vggrpo.presets import ASSETS, Preset
+from vggrpo.pretraining.assets import ADAPTER_NAME, ADAPTERS, MANIFEST, TUNED
 from vggrpo.runtime.config_file import CONFIG_NAME, read_mapping, with_settings
 from vggrpo.runtime.errors import UserError
 from vggrpo.runtime.run_folder import read_json
@@ -21,6 +24,8 @@ LINEUP = ASSETS.parent / "configs" / "contestants"
 """Settings of the contestants that this project trains, one file each."""
 RUNS = Path("runs")
 """Where `train` puts them, as the files say."""
+SHIPPED = ASSETS / ADAPTERS / ADAPTER_NAME
+"""The adapter that ships; how it was trained stands in the MANIFEST."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _SEEN = {"epipolar": frozenset({"sampson"})}
 """Measures that a preference ranks by: no independent judges of what it trained."""
@@ -53,6 +58,25 @@ class _Training:
     videos: int | None = None
     seen: frozenset[str] = field(default_factory=frozenset)
     prompts: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Record:
+    """Settings of a training as they were written down, and how many iterations it came to (None: all of them)."""
+
+    settings: Mapping[str, object]
+    iterations: int | None
+    source: str
+    prompts: PromptSets | None = None
+
+    @property
+    def preset(self) -> str | None:
+        found = self.settings.get("preset")
+        return None if found is None else str(found)
+
+    @property
+    def config(self) -> GrpoConfig:
+        return with_settings(training_defaults(self.preset or "tiny"), self.settings, source=self.source)
 
 
 def choose_entrants(command: EvaluateAdapters, preset: Preset) -> Entrants:
@@ -114,11 +138,13 @@ def _guidance(command: EvaluateAdapters) -> Entrant:
 
 
 def _from_lineup(command: EvaluateAdapters, preset: Preset) -> Entrants:
-    """Every settings file whose adapter ships, or lies where its training puts it."""
+    """Every settings file whose adapter lies where its training puts it, or ships."""
     folder = _lineup_folder(command)
     entrants, absent = [], []
     for file in sorted(folder.glob("*.yaml")):
-        places = (ASSETS / folder.name / file.stem, RUNS / folder.name / file.stem)
+        places = [ASSETS / folder.name / file.stem, RUNS / folder.name / file.stem]
+        if _trains_the_shipped(file, preset):
+            places.append(SHIPPED)
         path = next((place for place in places if _adapter_file(place) is not None), None)
         trained_on = None if path is None else _preset_of(path)
         if path is not None and trained_on in {None, preset.name}:
@@ -172,31 +198,60 @@ def _run_folder(path: Path) -> Path | None:
     return next((folder for folder in near if (folder / CONFIG_NAME).is_file()), None)
 
 
-def _preset_of(path: Path) -> str | None:
+def _record_of(path: Path) -> _Record | None:
+    """What the run folder says, of the adapter that ships the MANIFEST; None for an adapter that came alone."""
     run = _run_folder(path)
-    found = None if run is None else read_mapping(run / CONFIG_NAME).get("preset")
-    return None if found is None else str(found)
+    if run is not None:
+        settings = read_mapping(run / CONFIG_NAME)
+        status = read_json(run / STATUS_NAME) if (run / STATUS_NAME).is_file() else {}
+        iterations = status.get("iteration")
+        return _Record(
+            settings=settings,
+            iterations=None if iterations is None else int(str(iterations)),
+            source=str(run / CONFIG_NAME),
+            prompts=read_prompt_sets(run),
+        )
+    return _shipped_record() if path.resolve().is_relative_to(SHIPPED) else None
+
+
+def _shipped_record() -> _Record | None:
+    """How the adapter that ships was trained; None where none does."""
+    manifest = ASSETS / MANIFEST
+    parts = read_json(manifest).get("parts") if manifest.is_file() else None
+    part = parts.get(TUNED) if isinstance(parts, dict) else None
+    if not isinstance(part, dict) or not isinstance(part.get("settings"), dict):
+        return None
+    return _Record(settings=part["settings"], iterations=int(str(part["steps"])), source=str(manifest))
+
+
+def _trains_the_shipped(file: Path, preset: Preset) -> bool:
+    """Whether a settings file is of the very training whose adapter ships."""
+    record = _shipped_record()
+    if record is None or record.preset != preset.name:
+        return False
+    asked = with_settings(training_defaults(preset.name), read_mapping(file), source=str(file))
+    return not asked.differences(record.config).keys() - MAY_CHANGE_ON_RESUME
+
+
+def _preset_of(path: Path) -> str | None:
+    record = _record_of(path)
+    return None if record is None else record.preset
 
 
 def _training(path: Path) -> _Training:
     """What is known; nothing for an adapter that came alone."""
-    run = _run_folder(path)
-    if run is None:
+    record = _record_of(path)
+    if record is None:
         return _Training()
-    settings = read_mapping(run / CONFIG_NAME)
-    config = with_settings(
-        training_defaults(str(settings.get("preset", "tiny"))), settings, source=str(run / CONFIG_NAME)
-    )
-    status = read_json(run / STATUS_NAME) if (run / STATUS_NAME).is_file() else {}
-    iterations = int(str(status.get("iteration", config.iterations)))
-    sets = read_prompt_sets(run)
+    config = record.config
+    iterations = config.iterations if record.iterations is None else record.iterations
     is_ranked = config.objective == "dpo"
     return _Training(
         note=f"{iterations} iterations × {config.groups} groups × {config.group_size} videos",
         objective=config.objective,
         videos=iterations * config.groups * config.group_size,
         seen=_SEEN.get(config.preference, frozenset()) if is_ranked else frozenset(),
-        prompts=frozenset() if sets is None else frozenset(sets.training),
+        prompts=frozenset() if record.prompts is None else frozenset(record.prompts.training),
     )
 
 

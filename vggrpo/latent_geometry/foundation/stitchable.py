@@ -20,6 +20,13 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 # Dense maps of about this many pixels are made at once: 8 frames of 518 x 518, some 2 GB of float32 activations.
 PIXELS_AT_ONCE = 8 * 518 * 518
+# A CPU is faster with what its caches hold: 16 frames of 128 x 128 take a third less time each than 128 of them.
+_PIXELS_IN_CACHE = 1 << 18
+
+
+def pixels_at_once(device: torch.device) -> int:
+    """How many pixels of dense maps are made together where nothing else was asked for."""
+    return _PIXELS_IN_CACHE if device.type == "cpu" else PIXELS_AT_ONCE
 
 
 FoundationConfig = Any4DConfig | VGGTConfig
@@ -56,7 +63,7 @@ class StitchableFoundation(HeldFoundation):
     image_mean: Tensor
     image_std: Tensor
     dense_chunk: int | None = None
-    """How many frames' dense maps are made at once; None: as many as ``PIXELS_AT_ONCE`` allows."""
+    """How many frames' dense maps are made at once; None: as many as ``pixels_at_once`` allows."""
 
     def __init__(self) -> None:
         """Only the constants; a subclass builds the rest."""
@@ -151,7 +158,7 @@ class StitchableFoundation(HeldFoundation):
         ``pixels`` is the number of pixels of one result. ``batch`` must not be empty: not every device has
         convolutions of nothing.
         """
-        count = self.dense_chunk or max(1, PIXELS_AT_ONCE // pixels)
+        count = self.dense_chunk or max(1, pixels_at_once(maps[0].device) // pixels)
 
         def read(*part: Tensor) -> Tensor:
             raw = head(list(part))

@@ -325,15 +325,25 @@ def show_pair(service: CompareService, pair: PairResult, *, frame: int = 0) -> d
 
 
 def opening_pair(service: CompareService, query: Mapping[str, str]) -> list[Any]:
-    """Notice and stage for an address's ``pair`` and ``frame``; without one, the first shipped pair."""
+    """Notice, stage, prompt and seed for an address's ``pair`` and ``frame``; without one, the first shipped pair.
+
+    The form says what is shown, so that a press on Compare draws the same again.
+    """
     pair_id = query.get("pair") or next(iter(service.service.store.pair_ids()), "")
     if not pair_id:
-        return ["", gr.skip()]
+        return ["", gr.skip(), gr.skip(), gr.skip()]
     frame = int(query["frame"]) if query.get("frame", "").isdecimal() and "pair" in query else 0
     try:
-        return ["", show_pair(service, service.open_pair(pair_id), frame=frame)]
+        pair = service.open_pair(pair_id)
+        run = pair.base.run
+        return ["", show_pair(service, pair, frame=frame), run.prompt or gr.skip(), _known(run.seed)]
     except PageError as error:
-        return [error_html(str(error)), gr.skip()]
+        return [error_html(str(error)), gr.skip(), gr.skip(), gr.skip()]
+
+
+def _known(seed: int | None) -> Any:
+    """A seed for the form; what a manifest does not say stays as it is there."""
+    return gr.skip() if seed is None else seed
 
 
 def wire_compare_opening(
@@ -349,7 +359,7 @@ def wire_compare_opening(
     def on_card(event: gr.EventData) -> list[Any]:
         return [*opening_pair(service, {"pair": str(event.pair)}), gr.Tabs(selected="compare")]
 
-    outputs = [panel.notice, panel.stage, tabs]
+    outputs = [panel.notice, panel.stage, panel.prompt, panel.seed, tabs]
     page.load(on_load, None, outputs, **_QUIET)
     if gallery is not None:
         gallery.open_pair(on_card, None, outputs, **_QUIET)

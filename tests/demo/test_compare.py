@@ -247,9 +247,11 @@ def test_the_lists_hold_the_base_what_ships_what_was_trained_and_an_upload(
 
 
 def test_a_link_opens_its_pair_and_frame_and_leaves_the_other_stage_alone(service: CompareService) -> None:
-    notice, stage = opening_pair(service, {"pair": "shipped-pair", "frame": "3"})
+    notice, stage, prompt, seed = opening_pair(service, {"pair": "shipped-pair", "frame": "3"})
     assert notice == ""
     assert (stage["id"], stage["frame"], stage["facts"][0]) == ("shipped-pair", 3, "Example")
+    manifest = json.loads((service.service.store.examples / "pairs/shipped-pair/base/manifest.json").read_text())
+    assert (prompt, seed) == (manifest["prompt"], manifest["seed"])
     _, single, _, _ = opening(service.service, {"pair": "shipped-pair"})
     assert not isinstance(single.get("id"), str)
 

@@ -54,7 +54,7 @@ def quick(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vggrpo.cli import main
 
     out = tmp_path_factory.mktemp("quick") / "out"
-    words = ["evaluate", *QUICK, "--contestants", f"vggrpo={trained}", "guidance", "--out", str(out)]
+    words = ["evaluate", *QUICK, "--contestants", f"vggrpo={trained}", "guidance", "blurred", "--out", str(out)]
     assert main(words) == 0
     return out
 
@@ -64,11 +64,11 @@ def test_quick_leaves_the_whole_report(quick: Path) -> None:
     assert result.provenance.command.startswith("python -m vggrpo evaluate --preset tiny-debug")
     assert {"vae", "transformer", "latent_geometry", "vggrpo"} <= result.provenance.weights.keys()
     content = json.loads(json.dumps(result.content))
-    assert [one["name"] for one in content["contestants"]] == ["base", "vggrpo", "guidance"]
+    assert [one["name"] for one in content["contestants"]] == ["base", "vggrpo", "guidance", "blurred"]
     assert content["contestants"][1]["note"] == "5 iterations × 2 groups × 4 videos"
     told = {(row["contestant"], row["measure"], row["clips"]) for row in content["rows"]}
     names = [measure.name for measure in MEASURES]
-    wanted = ("base", "vggrpo", "guidance", "true")
+    wanted = ("base", "vggrpo", "guidance", "blurred", "true")
     assert {(who, name, g) for who in wanted for name in names for g in ("all", "static", "dynamic")} <= told
     for row in content["rows"]:
         assert row["judged"] + sum(row["reasons"].values()) == row["of"]
@@ -77,6 +77,19 @@ def test_quick_leaves_the_whole_report(quick: Path) -> None:
     page = (quick / "contest.md").read_text()
     assert "## Goals of VGGRPO, static and dynamic worlds" in page
     assert not (quick / "lock").exists()
+
+
+def test_the_blurred_contestant_shows_the_videos_of_base_softer(quick: Path) -> None:
+    """A Gaussian of 0.4 pixels takes a few percent of the Laplacian's spread; Φ_g reads latents and sees nothing."""
+    places = [quick / "contestants" / name for name in ("base", "blurred")]
+    for file in (places[0] / "latents").iterdir():
+        assert file.read_bytes() == (places[1] / "latents" / file.name).read_bytes()
+    base, soft = (read_json(place / "findings" / "0000-00.json")["findings"] for place in places)
+    assert isinstance(base, dict)
+    assert isinstance(soft, dict)
+    assert 0.5 < soft["sharpness"]["value"] / base["sharpness"]["value"] < 0.99
+    assert soft["reward/motion_smoothness"]["value"] is None
+    assert "blurred after decoding" in soft["reward/motion_smoothness"]["reason"]
 
 
 def test_videos_are_those_that_generate_draws(quick: Path, trained: Path, run: Callable, tmp_path: Path) -> None:
@@ -100,7 +113,7 @@ def test_the_same_command_goes_on_and_records(
     again = next((quick / "contestants" / "guidance" / "findings").iterdir())
     was = again.read_bytes()
     again.unlink()
-    words = ("evaluate", *QUICK, "--contestants", f"vggrpo={trained}", "guidance", "--out", quick)
+    words = ("evaluate", *QUICK, "--contestants", f"vggrpo={trained}", "guidance", "blurred", "--out", quick)
     shown = run(*words, "--record", "--name", "small", "--json")
     assert shown.code == 0, shown.err
     assert again.read_bytes() == was
@@ -129,14 +142,15 @@ def test_the_folder_answers_one_question(quick: Path, trained: Path, run: Callab
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--contestants", "vggrpo"], "give NAME=PATH of an adapter, or the word guidance"),
-        (["--contestants", "base=ADAPTER"], "base, true and guidance are taken"),
+        (["--contestants", "vggrpo"], "give NAME=PATH of an adapter, or a word: guidance, blurred"),
+        (["--contestants", "base=ADAPTER"], "base, true, guidance and blurred are taken"),
         (["--contestants", "a/b=ADAPTER"], "no name for a contestant"),
         (["--contestants", "a=ADAPTER", "a=ADAPTER"], "Two contestants are called 'a'"),
         (["--contestants", "a=nowhere"], "nowhere holds no adapter of a"),
         (["--contestants", "a=TEXT"], "is no safetensors file"),
         (["--contestants", "guidance", "--reward-guidance-every", 9], "never acts in 2 steps"),
         (["--contestants", "guidance", "--reward-guidance", -1], "scale is -1"),
+        (["--contestants", "blurred", "--blur", 0], "--blur is 0; give pixels, more than 0"),
         (["--count", 0], "0 prompts were asked for"),
         (["--seed", 99], "The seed is 99"),
         (["--repeats", 0], "0 videos of each prompt"),
@@ -174,7 +188,7 @@ def test_the_adapter_that_ships_takes_part_as_what_it_was_trained_by(
     part = manifest["parts"]["tuned"]
     tiny = get_preset("tiny")
     found = choose_entrants(EvaluateAdapters(preset="tiny"), tiny)
-    assert [entrant.contestant.name for entrant in found.entrants] == ["base", "vggrpo", "guidance"]
+    assert [entrant.contestant.name for entrant in found.entrants] == ["base", "vggrpo", "guidance", "blurred"]
     contestant = found.entrants[1].contestant
     assert contestant.note == f"{part['steps']} iterations × 4 groups × 8 videos"
     assert contestant.videos == part["steps"] * 4 * 8
@@ -186,7 +200,7 @@ def test_the_adapter_that_ships_takes_part_as_what_it_was_trained_by(
     (lineup / "same.yaml").write_text("objective: grpo\niterations: 7\n")
     (lineup / "other.yaml").write_text("learning_rate: 0.001\n")
     found = choose_entrants(EvaluateAdapters(preset="tiny", lineup=lineup), tiny)
-    assert [entrant.contestant.name for entrant in found.entrants] == ["base", "same", "guidance"]
+    assert [entrant.contestant.name for entrant in found.entrants] == ["base", "same", "guidance", "blurred"]
     assert len(choose_entrants(replace(COMMAND, lineup=lineup), PRESET).absent) == 2
 
 
@@ -206,7 +220,7 @@ def test_a_lineup_is_who_is_trained_and_how_to_train_the_others(
     make_run(tmp_path / "runs" / "entries" / "large")
     write_config(tmp_path / "runs" / "entries" / "large", training_defaults("wan2.1-t2v-1.3b"))
     found = choose_entrants(replace(COMMAND, lineup=lineup), PRESET)
-    assert [one.contestant.name for one in found.entrants] == ["base", "dpo", "guidance"]
+    assert [one.contestant.name for one in found.entrants] == ["base", "dpo", "guidance", "blurred"]
     dpo = found.entrants[1].contestant
     assert (dpo.title, dpo.objective, dpo.videos, dpo.seen) == ("DPO", "dpo", 3 * 2 * 4, frozenset({"sampson"}))
     assert any(one == f"SFT on steady clips is not trained yet: `{command}`" for one in found.absent)

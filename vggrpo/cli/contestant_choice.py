@@ -8,7 +8,7 @@ from pathlib import Path
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 
 from vggrpo.cli.evaluate_commands import EvaluateAdapters
-from vggrpo.evaluation.contest.contestants import BASE, GUIDANCE, TRUE, Contestant
+from vggrpo.evaluation.contest.contestants import BASE, BLURRED, GUIDANCE, TRUE, Contestant
 from vggrpo.evaluation.results import weights_digest
 from vggrpo.grpo.config import MAY_CHANGE_ON_RESUME, GrpoConfig
 from vggrpo.grpo.defaults import training_defaults
@@ -27,6 +27,7 @@ RUNS = Path("runs")
 SHIPPED = ASSETS / ADAPTERS / ADAPTER_NAME
 """The adapter that ships; how it was trained stands in the MANIFEST."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_MOST_BLUR = 20.0
 _SEEN = {"epipolar": frozenset({"sampson"})}
 """Measures that a preference ranks by: no independent judges of what it trained."""
 
@@ -94,7 +95,8 @@ def choose_entrants(command: EvaluateAdapters, preset: Preset) -> Entrants:
             raise UserError(f"Two contestants are called {twice!r}: give each a name of its own.")
         return Entrants(entrants=(base, *chosen))
     lineup = _from_lineup(command, preset)
-    return Entrants(entrants=(base, *lineup.entrants, _guidance(command)), absent=lineup.absent)
+    controls = (_guidance(command), _blurred(command))
+    return Entrants(entrants=(base, *lineup.entrants, *controls), absent=lineup.absent)
 
 
 def require_unseen(entrants: Entrants, prompts: frozenset[str]) -> None:
@@ -111,11 +113,13 @@ def require_unseen(entrants: Entrants, prompts: frozenset[str]) -> None:
 def _named(word: str, command: EvaluateAdapters, preset: Preset) -> Entrant:
     if word == GUIDANCE:
         return _guidance(command)
+    if word == BLURRED:
+        return _blurred(command)
     name, equals, path = word.partition("=")
     if not equals or not path:
-        raise UserError(f"{word!r} is no contestant: give NAME=PATH of an adapter, or the word {GUIDANCE}.")
-    if not _NAME.fullmatch(name) or name in {BASE, TRUE, GUIDANCE}:
-        reserved = f"{BASE}, {TRUE} and {GUIDANCE} are taken"
+        raise UserError(f"{word!r} is no contestant: give NAME=PATH of an adapter, or a word: {GUIDANCE}, {BLURRED}.")
+    if not _NAME.fullmatch(name) or name in {BASE, TRUE, GUIDANCE, BLURRED}:
+        reserved = f"{BASE}, {TRUE}, {GUIDANCE} and {BLURRED} are taken"
         raise UserError(f"{name!r} is no name for a contestant: give letters, digits, - and _; {reserved}.")
     title = _title(_lineup_folder(command) / f"{name}.yaml")
     return _entrant(name, Path(path), preset=preset, title=title or name)
@@ -135,6 +139,19 @@ def _guidance(command: EvaluateAdapters) -> Entrant:
     note = f"scale {settings.scale:g}, every {settings.every} steps; nothing is trained"
     contestant = Contestant(name=GUIDANCE, title="reward guidance alone", note=note, about=about)
     return Entrant(contestant=contestant, reward_guidance=settings)
+
+
+def _blurred(command: EvaluateAdapters) -> Entrant:
+    if not 0.0 < command.blur <= _MOST_BLUR:
+        raise UserError(f"--blur is {command.blur:g}; give pixels, more than 0 and at most {_MOST_BLUR:g}.")
+    contestant = Contestant(
+        name=BLURRED,
+        title="base, blurred",
+        note=f"every frame of base's videos, σ {command.blur:g} px; nothing is trained",
+        about={"adapter": None, "blur": command.blur},
+        blur=command.blur,
+    )
+    return Entrant(contestant=contestant)
 
 
 def _from_lineup(command: EvaluateAdapters, preset: Preset) -> Entrants:

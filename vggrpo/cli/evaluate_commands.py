@@ -20,9 +20,9 @@ class EvaluateAdapters(ModelChoice):
     robustness.)"""
 
     contestants: tuple[str, ...] = ()
-    """NAME=PATH for an adapter (a run of `train`, its folder adapter, or a .safetensors file), or the word guidance
-    for the base model under reward guidance. Not given: those of --lineup that are trained, and guidance. The base
-    model always takes part."""
+    """NAME=PATH for an adapter (a run of `train`, its folder adapter, or a .safetensors file), the word guidance for
+    the base model under reward guidance, or the word blurred for its own videos made softer. Not given: those of
+    --lineup that are trained, guidance and blurred. The base model always takes part."""
     lineup: Path | None = None
     """A folder of training settings, one file a contestant: FOLDER/NAME.yaml is trained to runs/FOLDER/NAME.
     configs/contestants if not given; configs/transitions holds the ablation of transitions."""
@@ -48,6 +48,8 @@ class EvaluateAdapters(ModelChoice):
     """Scale of the contestant guidance."""
     reward_guidance_every: int = 2
     """It guides every n-th denoising step."""
+    blur: float = 0.4
+    """Standard deviation in pixels of the blur of the contestant blurred: what softer frames alone gain."""
     judge_geometry: str | None = None
     """The independent geometry model that judges: vggt for any4d, and the other way round; tiny has one of its own."""
     judge_weights: Path | None = None

@@ -1,28 +1,35 @@
 """Drawing, judging and reporting. Oracle: a contest whose outcome is known by construction, see ``oracle``."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from tests.evaluation.contest.oracle import (
     NumberDraw,
     NumberJudges,
+    NumberVae,
     contest,
     contestants,
     defect,
     models,
     question,
 )
-from vggrpo.evaluation.contest.contestants import BASE, TRUE
-from vggrpo.evaluation.contest.drive import Contest, ContestProgress, run_contest
+from vggrpo.evaluation.contest.contestants import BASE, TRUE, Contestant
+from vggrpo.evaluation.contest.drive import Contest, ContestProgress, blurred, run_contest
 from vggrpo.evaluation.contest.question import Question, Take
 from vggrpo.evaluation.contest.remarks import remarks_of
 from vggrpo.evaluation.contest.report import ContestReport, report_of
 from vggrpo.evaluation.contest.rows import Row
-from vggrpo.evaluation.judges import FRECHET, MEASURES
+from vggrpo.evaluation.judges import FRECHET, MEASURES, Finding
 from vggrpo.runtime.errors import UserError
+from vggrpo.types import Latents
 
 FACTORS = {"vggrpo": 0.7, "sft": 0.9, "dpo": 0.6}
 
@@ -166,6 +173,47 @@ def test_contestants_start_from_the_same_noise_and_newcomers_may_join(tmp_path: 
     run_contest(later, models(draw), on_progress=ignore)
     assert {name for name, _ in draw.drawn} == {"sft"}
     assert later.contestants[0].name == BASE
+
+
+@dataclass
+class StripedVae(NumberVae):
+    """Columns around the number, one pixel wide."""
+
+    def decode_normalised(self, latents: Latents) -> Tensor:
+        return super().decode_normalised(latents) + torch.tensor([-0.5, 0.5, -0.5, 0.5])
+
+
+@dataclass
+class SpreadJudges(NumberJudges):
+    """Judge how far pixels stray from their mean."""
+
+    def judge(self, video: Tensor, *, prompts: Sequence[str]) -> Mapping[str, list[Finding]]:
+        return super().judge(video.std(dim=(1, 2, 3, 4), correction=0), prompts=prompts)
+
+
+def test_a_blurred_contestant_is_judged_by_base_videos_under_a_gaussian(tmp_path: Path) -> None:
+    asked, draw, judges = question(), NumberDraw(question()), SpreadJudges()
+    soft = Contestant(name="blurred", title="base, blurred", about={"blur": 0.4}, blur=0.4)
+    held = contest(tmp_path, asked=asked, who=(*contestants(), soft), true=False)
+    run_contest(held, replace(models(draw, judges), vae=StripedVae()), on_progress=ignore)
+    assert {name for name, _ in draw.drawn} == {BASE}
+    report = report_of(held, champion=None)
+    assert row_of(report, BASE, "sampson").mean.value == pytest.approx(0.5)
+    # The neighbours' weights of the Gaussian, and mirrored borders: stripes stay stripes, 1 − 4 w as high.
+    weight = math.exp(-1 / (2 * 0.4**2)) / (1 + 2 * math.exp(-1 / (2 * 0.4**2)))
+    assert row_of(report, "blurred", "sampson").mean.value == pytest.approx(0.5 * (1 - 4 * weight), rel=1e-3)
+
+
+def test_blur_spreads_a_point_within_its_own_frame() -> None:
+    video = torch.full((1, 3, 2, 15, 15), -1.0)
+    video[0, 1, 0, 7, 7] = 1.0
+    soft = blurred(video, sigma=1.0)
+    assert torch.equal(soft[0, (0, 2)], video[0, (0, 2)])
+    assert torch.equal(soft[0, 1, 1], video[0, 1, 1])
+    added = soft[0, 1, 0] + 1.0
+    assert added.sum().item() == pytest.approx(2.0, rel=1e-4)
+    steps = torch.arange(15) - 7.0
+    assert ((added * steps.square()).sum() / added.sum()).item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_another_adapter_under_the_same_name_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:

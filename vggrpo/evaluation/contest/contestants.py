@@ -1,4 +1,4 @@
-"""Who takes part: the base model, adapters on it, the base model under reward guidance; and true clips beside them."""
+"""Who takes part: the base model, adapters on it, the base model under guidance, or blurred; and true clips beside."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from torch import Tensor
 from vggrpo.evaluation.contest.question import Group, Kind, Take
 from vggrpo.types import Latents
 
-BASE, TRUE, GUIDANCE = "base", "true", "guidance"
+BASE, TRUE, GUIDANCE, BLURRED = "base", "true", "guidance", "blurred"
 """Names that mean something."""
 
 
@@ -21,7 +21,9 @@ class Contestant:
     ``about`` is what its videos are made with, as JSON: two contestants with the same draw the same videos.
     ``seen`` names the measures that its training looked at: they are no independent judges of it.
     ``objective`` is what it was trained by ("grpo", "sft", "dpo"), None if it was not or nobody knows; ``videos`` how
-    many its training has drawn or read.
+    many its training has drawn or read. ``blur`` is the standard deviation, in pixels, of a Gaussian blur of base's
+    own videos, which such a contestant shows instead of drawing any: what is easier to keep consistent because it is
+    softer, judges see there.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Contestant:
     seen: frozenset[str] = frozenset()
     objective: str | None = None
     videos: int | None = None
+    blur: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

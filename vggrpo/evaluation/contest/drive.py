@@ -2,7 +2,7 @@
 
 True clips come first: they are no contestant, but what the judges say of them is what they would say of a perfect
 video behind this autoencoder. Then all contestants draw, then all are judged, so that a large video model and large
-judges need not share a GPU. Every contestant's videos start from the same noise.
+judges need not share a GPU. Every contestant's videos start from the same noise, and the blurred ones are base's own.
 """
 
 import time
@@ -10,21 +10,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vggrpo.evaluation.contest.contestants import TRUE, Contestant, Draw, TrueClips
+from vggrpo.evaluation.contest.contestants import BASE, TRUE, Contestant, Draw, TrueClips
 from vggrpo.evaluation.contest.files import ContestantFolder, ContestFolder, Features
 from vggrpo.evaluation.contest.question import Question, Take
-from vggrpo.evaluation.judges import Finding
+from vggrpo.evaluation.judges import Finding, not_judged
 from vggrpo.evaluation.subjects import Autoencoder, LatentReader
 from vggrpo.rewards import judge as read_rewards
 from vggrpo.types import Latents
 
 OWN = "reward/"
 """How measures are named that are read by Φ_g: what training is rewarded for, and no independent judge."""
+_NO_LATENTS = "its frames were blurred after decoding, and Φ_g reads latents"
 
 
 @runtime_checkable
@@ -98,13 +100,16 @@ def run_contest(contest: Contest, models: ContestModels, *, on_progress: OnProgr
     if contest.true is not None:
         _keep_true(contest, models, clock)
     for contestant in contest.contestants:
-        _draw(contest, contestant, models, folder=folders[contestant.name], clock=clock)
+        if contestant.blur:
+            _take_over(contest, folders[BASE], folders[contestant.name])
+        else:
+            _draw(contest, contestant, models, folder=folders[contestant.name], clock=clock)
     models.drawing_done()
     for contestant in contest.contestants:
         folder = folders[contestant.name]
         for take in _missing_findings(folder, contest.question.takes()):
             prompt = contest.question.prompts[take.prompt].text
-            _judge(models, folder, take, prompt=prompt)
+            _judge(models, folder, take, prompt=prompt, blur=contestant.blur)
             clock.advance("judge", of=contestant.title)
 
 
@@ -112,8 +117,9 @@ def _jobs(contest: Contest, folders: dict[str, ContestantFolder]) -> dict[str, i
     """How many videos are to be drawn and judged."""
     takes = contest.question.takes()
     true = [] if contest.true is None else list(_missing_findings(contest.true_folder, contest.true.takes()))
+    drawing = [folders[contestant.name] for contestant in contest.contestants if not contestant.blur]
     return {
-        "draw": sum(len(_missing_latents(folder, takes)) for folder in folders.values()),
+        "draw": sum(len(_missing_latents(folder, takes)) for folder in drawing),
         "judge": sum(len(_missing_findings(folder, takes)) for folder in folders.values()) + len(true),
     }
 
@@ -136,6 +142,12 @@ def _draw(
         clock.advance("draw", of=contestant.title, videos=len(takes))
 
 
+def _take_over(contest: Contest, base: ContestantFolder, folder: ContestantFolder) -> None:
+    """Base's own videos."""
+    for take in _missing_latents(folder, contest.question.takes()):
+        folder.write_latents(take, base.latents(take))
+
+
 def _keep_true(contest: Contest, models: ContestModels, clock: "_Clock") -> None:
     """True clips as the autoencoder keeps them: no video model behind it can show more."""
     assert contest.true is not None
@@ -152,17 +164,29 @@ def _keep_true(contest: Contest, models: ContestModels, clock: "_Clock") -> None
         clock.advance("judge", of="true clips")
 
 
-def _judge(models: ContestModels, folder: ContestantFolder, take: Take, *, prompt: str) -> None:
+def _judge(models: ContestModels, folder: ContestantFolder, take: Take, *, prompt: str, blur: float = 0.0) -> None:
     """Findings last: where they are, everything else is."""
     video = _decode(models, folder, take)
+    if blur:
+        video = blurred(video, sigma=blur)
     findings = {name: found[0] for name, found in models.judges.judge(video, prompts=(prompt,)).items()}
     folder.write_features(take, _features(models, video))
-    folder.write_findings(take, findings | _own_rewards(models, folder.latents(take)))
+    own = _own_rewards(models, folder.latents(take))
+    if blur:
+        own = {name: not_judged(_NO_LATENTS) for name in own}
+    folder.write_findings(take, findings | own)
 
 
 def _decode(models: ContestModels, folder: ContestantFolder, take: Take) -> Float[Tensor, "1 3 N H W"]:
     tensor = folder.latents(take).tensor.to(models.device)
     return models.vae.decode_normalised(Latents(tensor=tensor))
+
+
+def blurred(video: Float[Tensor, "1 3 N H W"], *, sigma: float) -> Float[Tensor, "1 3 N H W"]:
+    """Every frame under a Gaussian of standard deviation ``sigma`` in pixels."""
+    frames = video[0].permute(1, 2, 3, 0).float().cpu().numpy()
+    soft = np.stack([cv2.GaussianBlur(frame, ksize=(0, 0), sigmaX=sigma) for frame in frames])
+    return torch.from_numpy(soft).permute(3, 0, 1, 2)[None].to(video)
 
 
 def _features(models: ContestModels, video: Float[Tensor, "1 3 N H W"]) -> Features:

@@ -12,7 +12,7 @@ from typing import Any
 
 from demo.evidence import BASE, TRUE_CLIPS, Contest, Contestant, ContestMeasure, ContestRow, Number
 from demo.evidence_text import BETTER, SEEN
-from demo.viewers.evidence_panels import FAINT, OTHERS, OURS, Fact, Panel, axis, layout
+from demo.viewers.evidence_panels import FAINT, OTHERS, OURS, Fact, Panel, axis, html_of, layout
 from demo.viewers.table import format_value
 
 IN_POINTS = frozenset({"camera_prompt", "object_prompt"})
@@ -58,7 +58,7 @@ class Forest:
             traces += [trace | {"visible": index == 0} for trace in self._traces(clips)]
         title = self.measure.title[:1].upper() + self.measure.title[1:]
         return Panel(
-            title=f"{escape(title)}<em>{BETTER[self.measure.better]}</em>",
+            title=f"{html_of(title)}<em>{BETTER[self.measure.better]}</em>",
             facts=[fact for clips in self.contest.clips for fact in self._facts(clips)],
             figure={"data": traces, "layout": self._layout()},
             spoken=self._spoken(),
@@ -157,8 +157,7 @@ class Forest:
         row_height = TALL_ROW_HEIGHT if any("<br>" in label for label in labels) else ROW_HEIGHT
         reach = self._reach()
         step = _tick_step(reach)
-        # "+20 points" would run into its neighbour, and slanted labels out of the card.
-        ticks = [-2 * step, 0.0, 2 * step] if self.unit == "points" else [-2 * step, -step, 0.0, step, 2 * step]
+        ticks = [-2 * step, -step, 0.0, step, 2 * step]
         return layout(
             height=HEAD_HEIGHT + FOOT_HEIGHT + row_height * len(labels),
             margin={"l": 8, "r": 6, "t": HEAD_HEIGHT, "b": FOOT_HEIGHT},
@@ -169,7 +168,11 @@ class Forest:
                 anchor="y",
                 tickvals=ticks,
                 tickangle=0,
-                ticktext=[f"{_signed(tick)}{f' {self.unit}' if tick > step else ''}" for tick in ticks],
+                # Every second line is named: in a narrow card more names would run into each other.
+                ticktext=[
+                    "" if abs(tick) == step else f"{_signed(tick)}{f' {self.unit}' if tick > step else ''}"
+                    for tick in ticks
+                ],
             ),
             xaxis2=axis(range=[0, 1], domain=[0.84, 1.0], anchor="y", visible=False),
             yaxis=axis(
@@ -219,11 +222,7 @@ class Forest:
             for name, title in ((BASE, "base"), (TRUE_CLIPS, "true clips"))
             if name in rows and rows[name].mean.value is not None
         ]
-        asked = [row for row in rows.values() if row.asked]
-        fewest = min(asked, key=lambda row: row.judged / row.asked, default=None)
-        if fewest is not None and fewest.judged < fewest.asked:
-            why = ", ".join(f"{reason}: {count}" for reason, count in fewest.reasons.items())
-            told.append(f"at least {fewest.judged} of {fewest.asked} judged{f' ({escape(why)})' if why else ''}")
+        told += self._gaps([row for row in rows.values() if row.asked])
         facts = [Fact(text=" · ".join(told), clips=clips)] if told else []
         champion = rows.get(self.contest.champion or "")
         if champion is not None and champion.goal is not None:
@@ -231,6 +230,19 @@ class Forest:
             goal = f"goal of {title}: {escape(champion.goal.text)} · <b>{champion.goal.in_words}</b>"
             facts.append(Fact(text=goal, clips=clips))
         return facts
+
+    def _gaps(self, asked: Sequence[ContestRow]) -> list[str]:
+        """Where this judge could not judge: the fewest of those whom it could, and whom it could not at all."""
+        judged = [row for row in asked if row.judged]
+        if asked and not judged:
+            return [f"nothing judged{_reasons(asked[0])}"]
+        fewest = min(judged, key=lambda row: row.judged / row.asked, default=None)
+        told = []
+        if fewest is not None and fewest.judged < fewest.asked:
+            told.append(f"at least {fewest.judged} of {fewest.asked} judged{_reasons(fewest)}")
+        unjudged = [row for row in asked if not row.judged]
+        told += [f"{escape(self.contest.title_of(row.contestant))} not judged{_reasons(row)}" for row in unjudged]
+        return told
 
     def _told(self, entry: Entry) -> str:
         """Everything of one row, as the pointer asks for it."""
@@ -273,6 +285,12 @@ class Forest:
         if self.measure.unit == "%" and mean.value is not None:
             return f"{100 * mean.value:.1f} %"
         return f"{format_value(mean.value)}{f' {escape(self.measure.unit)}' if self.measure.unit else ''}"
+
+
+def _reasons(row: ContestRow) -> str:
+    """Why some of a row was not judged, and how often, in brackets; nothing where no reason is known."""
+    why = ", ".join(f"{reason}: {count}" for reason, count in row.reasons.items())
+    return f" ({html_of(why)})" if why else ""
 
 
 def _tick_step(reach: float) -> float:

@@ -6,7 +6,7 @@ from html import escape
 from demo.evidence import Contest, GoalVerdict
 from demo.evidence_text import CLIPS, FAMILIES, SEEN, SEEN_NOTE
 from demo.viewers.contest_forest import Forest
-from demo.viewers.evidence_panels import Content, Group, key_html
+from demo.viewers.evidence_panels import Content, Group, html_of, key_html
 
 
 def contest_content(contest: Contest) -> Content:
@@ -19,7 +19,7 @@ def contest_content(contest: Contest) -> Content:
     champion = contest.title_of(contest.champion)
     whose = {"dot ours": escape(champion), "dot others": "others"} if champion else {"dot others": "clear of zero"}
     key = key_html(whose | {"dot open": "the interval holds zero", "better": "better than base"})
-    notes = [*_goal_notes(contest), *_duel_notes(contest), *(escape(remark) for remark in contest.remarks)]
+    notes = [*_goal_notes(contest), *_duel_notes(contest), *(html_of(remark) for remark in contest.remarks)]
     if any(row.seen_in_training for row in contest.rows):
         notes.append(f"{SEEN} {SEEN_NOTE}")
     return Content(groups=groups, notes=notes, key=key, choices={name: CLIPS.get(name, name) for name in contest.clips})

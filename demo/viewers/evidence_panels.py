@@ -7,6 +7,7 @@ the classes that plotly makes of a trace's ``uid``, so that they follow the them
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 OURS, OTHERS, FAINT = "#e8441f", "#4b515c", "#9aa1ad"
@@ -78,6 +79,11 @@ def layout(*, height: int, margin: Mapping[str, int], **more: Any) -> dict[str, 
 def axis(**more: Any) -> dict[str, Any]:
     """An axis that cannot be dragged, with a quiet grid."""
     return {"fixedrange": True, "zeroline": False, "gridcolor": FAINT, "griddash": "dot", **more}
+
+
+def html_of(text: str) -> str:
+    """Text of a report for the page: escaped, Φ_g as it is written."""
+    return escape(text).replace("Φ_g", "Φ<sub>g</sub>")
 
 
 def key_html(entries: Mapping[str, str]) -> str:

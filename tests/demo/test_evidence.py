@@ -119,7 +119,8 @@ def test_what_could_not_be_judged_has_no_dot_and_says_so(results: Path) -> None:
     section = read_section(CONTEST, results=results)
     assert section.content is not None
     panel = section.content.groups[0].panels[0]
-    assert "at least 0 of 128 judged (no pair of frames had 20 matches: 128)" in panel.facts[0].text
+    assert "at least 120 of 128 judged (too few matches: 8)" in panel.facts[0].text
+    assert "Reward guidance alone not judged (no pair of frames had 20 matches: 128)" in panel.facts[0].text
     assert "Reward guidance alone not judged" in panel.spoken
 
 

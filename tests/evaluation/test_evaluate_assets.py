@@ -249,6 +249,7 @@ def test_a_goal_says_at_least_or_at_most_and_never_judges_nothing() -> None:
     assert [lower.is_reached_by(single(value, n=1, of="clips")) for value in (0.9, 0.89)] == [True, False]
     assert upper.is_reached_by(not_measured("no clip")) is None
     assert show_number(float("nan"), unit="%") == "–"
+    assert [show_number(value) for value in (-12.34, -1.234, -0.1234)] == ["−12.3", "−1.23", "−0.123"]
     table = evaluation_table([Row(key="a", part="A", name="b", estimate=not_measured("no clip"), goal=upper)], title="")
     assert "[1] no clip" in str(table.caption)
 

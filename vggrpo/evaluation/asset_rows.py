@@ -107,6 +107,7 @@ def show_number(value: float, *, unit: str = "") -> str:
     if unit == "%":
         return f"{100 * value:.1f} %"
     text = f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+    text = text.replace("-", "−", 1) if value < 0.0 else text
     return f"{text}{unit}" if unit in {"", "°"} else f"{text} {unit}"
 
 

@@ -204,6 +204,16 @@ def test_a_blurred_contestant_is_judged_by_base_videos_under_a_gaussian(tmp_path
     assert row_of(report, "blurred", "sampson").mean.value == pytest.approx(0.5 * (1 - 4 * weight), rel=1e-3)
 
 
+def test_whom_a_judge_cannot_judge_at_all_is_said_once_with_the_reason(tmp_path: Path) -> None:
+    """The second contestant's defects are all beyond what the judges see; no Φ_g is there for anybody."""
+    held = finished(tmp_path, judges=NumberJudges(blind_above=2.0), vggrpo=0.7, bad=3.0)
+    remarks = remarks_of(report_of(held, champion="vggrpo"))
+    told = [one for one in remarks if "too blurred" in one]
+    assert len(told) == 1
+    assert told[0].startswith("BAD has no Sampson epipolar error, ")
+    assert not any("judged 0 of" in one or "was not there" in one for one in remarks)
+
+
 def test_blur_spreads_a_point_within_its_own_frame() -> None:
     video = torch.full((1, 3, 2, 15, 15), -1.0)
     video[0, 1, 0, 7, 7] = 1.0

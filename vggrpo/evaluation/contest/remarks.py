@@ -24,6 +24,7 @@ def remarks_of(report: ContestReport) -> tuple[str, ...]:
         *_smallness(report),
         *_budgets(report),
         *_selections(report),
+        *_unjudged(report),
         *_frechet(report),
     )
 
@@ -84,7 +85,7 @@ def _selections(report: ContestReport) -> Iterator[str]:
     measures = {measure.name: measure.title for measure in report.measures}
     for row in _widest(report):
         base = report.row(BASE, row.measure, row.group)
-        if base is None or not row.of or not base.of:
+        if base is None or not row.judged or not base.of:
             continue
         missing = base.judged / base.of - row.judged / row.of
         if abs(missing) >= UNEQUAL_GAPS:
@@ -92,6 +93,19 @@ def _selections(report: ContestReport) -> Iterator[str]:
                 f"{measures[row.measure]} judged {row.judged} of {row.of} videos of {titles[row.contestant]} and "
                 f"{base.judged} of {base.of} of base: compare it with care."
             )
+
+
+def _unjudged(report: ContestReport) -> Iterator[str]:
+    """Whom a judge could not judge at all, and why: one sentence for all judges of one reason."""
+    titles = {one.name: one.title for one in report.contestants}
+    measures = {measure.name: measure.title for measure in report.measures}
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in _widest(report):
+        base = report.row(BASE, row.measure, row.group)
+        if row.of and not row.judged and base is not None and base.judged:
+            found.setdefault((row.contestant, ", ".join(row.reasons)), []).append(measures[row.measure])
+    for (contestant, reason), judges in found.items():
+        yield f"{titles[contestant]} has no {', '.join(judges)}: {reason}."
 
 
 def _frechet(report: ContestReport) -> Iterator[str]:

@@ -141,7 +141,7 @@ def test_gaps_are_counted_with_their_reasons_and_never_filled(tmp_path: Path) ->
     # Compared where both were judged.
     assert tuned.comparison.relative.value == pytest.approx(-0.3, abs=1e-5)
     assert (tuned.comparison.difference.n, tuned.comparison.difference.left_out) == (6, 2)
-    assert any("16 of 16" in one and f"{16 - blind} of 16 of base" in one for one in remarks_of(report))
+    assert any(f"judged {16 - blind} of 16 videos of base, 16 of 16 of VGGRPO:" in one for one in remarks_of(report))
     own = row_of(report, BASE, "reward/motion_smoothness")
     assert (own.judged, own.mean.is_measured) == (0, False)
     assert sum(own.reasons.values()) == 16

@@ -85,7 +85,9 @@ def test_a_page_is_markdown(report: ContestReport) -> None:
 
 def test_a_rival_that_is_ahead_is_named_first(report: ContestReport) -> None:
     remarks = remarks_of(report)
-    assert remarks[0].startswith("DPO is ahead of VGGRPO by ")
+    assert remarks[0].startswith("DPO is ahead of VGGRPO, which against it has Sampson epipolar error +17 % (")
+    # Everything that is no error is the inverse of the defect: six tenths of it are 67 % more.
+    assert "; DPO against base has camera path +67 % (+67 to +67) ▲" in remarks[0]
     assert not any(remark.startswith("SFT is ahead") for remark in remarks)
     assert any(remark.startswith("VGGRPO against base: ") for remark in remarks)
     assert any("4 prompts a group" in remark for remark in remarks)

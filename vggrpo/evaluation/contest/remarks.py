@@ -8,6 +8,7 @@ from vggrpo.evaluation.contest.measures import ContestMeasure
 from vggrpo.evaluation.contest.report import ContestReport
 from vggrpo.evaluation.contest.rows import Row
 from vggrpo.evaluation.contest.tables import change_of
+from vggrpo.evaluation.estimates import Estimate
 from vggrpo.evaluation.judges import FRECHET
 
 UNEQUAL_GAPS = 0.05
@@ -39,9 +40,10 @@ def _independent(report: ContestReport) -> dict[str, ContestMeasure]:
 
 
 def _losses(report: ContestReport) -> Iterator[str]:
-    """Where a rival is ahead of the tuned model with its whole interval: said first, and by name."""
+    """Where a rival is ahead of the tuned model with its whole interval, said first; and what it may have given up."""
     measures, titles = _independent(report), {one.name: one.title for one in report.contestants}
     group = report.question.groups()[0]
+    lost: dict[str, list[str]] = {}
     for duel in report.duels:
         if duel.group != group or duel.measure not in measures or duel.comparison.difference.interval == "none":
             continue
@@ -49,10 +51,27 @@ def _losses(report: ContestReport) -> Iterator[str]:
         found = duel.comparison.difference
         is_behind = found.low > 0.0 if measure.better == "lower" else found.high < 0.0
         if is_behind:
-            yield (
-                f"{titles[duel.rival]} is ahead of {titles[duel.contestant]} by {measure.title}: "
-                f"{titles[duel.contestant]} against it {change_of(duel, measure)}."
-            )
+            lost.setdefault(duel.rival, []).append(f"{measure.title} {change_of(duel, measure)}")
+    for rival, found_by in lost.items():
+        champion = titles[report.champion or ""]
+        changed = _changed_guards(report, rival)
+        guards = f"; {titles[rival]} against base has {', '.join(changed)}" if changed else ""
+        yield f"{titles[rival]} is ahead of {champion}, which against it has {', '.join(found_by)}{guards}."
+
+
+def _changed_guards(report: ContestReport, contestant: str) -> list[str]:
+    """Guards that a contestant moved with their whole interval: a gain may have been paid with them."""
+    guards = {measure.name: measure for measure in report.measures if not measure.has_better}
+    rows = [row for row in _widest(report) if row.contestant == contestant and row.measure in guards]
+    return [
+        f"{guards[row.measure].title} {change_of(row, guards[row.measure])}"
+        for row in rows
+        if row.comparison is not None and _is_clear_of_zero(row.comparison.difference)
+    ]
+
+
+def _is_clear_of_zero(found: Estimate) -> bool:
+    return found.interval != "none" and not found.low <= 0.0 <= found.high
 
 
 def _gains(report: ContestReport) -> Iterator[str]:
@@ -81,18 +100,23 @@ def _budgets(report: ContestReport) -> Iterator[str]:
 
 
 def _selections(report: ContestReport) -> Iterator[str]:
+    """Where a judge judged much more or less of some contestants' videos than of base's: one sentence a judge."""
     titles = {one.name: one.title for one in report.contestants}
     measures = {measure.name: measure.title for measure in report.measures}
+    uneven: dict[str, list[str]] = {}
     for row in _widest(report):
         base = report.row(BASE, row.measure, row.group)
         if base is None or not row.judged or not base.of:
             continue
-        missing = base.judged / base.of - row.judged / row.of
-        if abs(missing) >= UNEQUAL_GAPS:
-            yield (
-                f"{measures[row.measure]} judged {row.judged} of {row.of} videos of {titles[row.contestant]} and "
-                f"{base.judged} of {base.of} of base: compare it with care."
-            )
+        if abs(base.judged / base.of - row.judged / row.of) >= UNEQUAL_GAPS:
+            uneven.setdefault(row.measure, []).append(f"{row.judged} of {row.of} of {titles[row.contestant]}")
+    for name, others in uneven.items():
+        base = report.row(BASE, name, report.question.groups()[0])
+        assert base is not None
+        yield (
+            f"{measures[name]} judged {base.judged} of {base.of} videos of base, {', '.join(others)}: compare it with "
+            "care."
+        )
 
 
 def _unjudged(report: ContestReport) -> Iterator[str]:

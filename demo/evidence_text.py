@@ -24,18 +24,17 @@ class FigureText:
 CONTEST = FigureText(
     name="contest",
     title="Every contestant against the base model",
-    lead="All contestants drew and learnt from the same number of videos, and all are asked for the same prompts from "
-    "the same noise. A dot is the change against the base model, the bar its 95 % interval (paired, resampled by "
-    "prompt); a filled dot is clear of zero. On the right, the share of prompts that the contestant wins.",
+    lead="All that are trained learnt from the same number of videos (guidance and blur train nothing), and all are "
+    "asked for the same prompts from the same noise. A dot is the change against the base model, the bar its 95 % "
+    "interval (paired, resampled by prompt); a filled dot is clear of zero. On the right, the share of prompts that "
+    "the contestant wins.",
     command="python -m vggrpo evaluate --record",
 )
 TRANSITIONS = FigureText(
     name="transitions",
     title="Which noise to explore with",
     lead="The same training with each way to put noise into a denoising step, at equal budget.",
-    command="python -m vggrpo evaluate adapters --contestants flow_sde=runs/transitions/flow_sde "
-    "linear=runs/transitions/linear constant=runs/transitions/constant cps=runs/transitions/cps --record "
-    "--name transitions",
+    command="python -m vggrpo evaluate --lineup configs/transitions --champion flow_sde --record --name transitions",
 )
 ROBUSTNESS = FigureText(
     name="robustness",

@@ -125,8 +125,9 @@ def _build_controls(service: CompareService, *, defaults: SamplingDefaults) -> _
     choices = model_choices(service)
     mode = gr.Radio([ONE, MANY], value=ONE, show_label=False, elem_id="compare-mode")
     gr.HTML(f'<p class="hint">{escape(COMPARE_HINT)}</p>', apply_default_css=False)
+    first_prompt, first_seed = _first_form(service)
     prompt = gr.Textbox(
-        service.service.compose(FIRST_SCENE),
+        first_prompt,
         label="Prompt",
         lines=3,
         max_lines=6,
@@ -143,7 +144,7 @@ def _build_controls(service: CompareService, *, defaults: SamplingDefaults) -> _
         visible=False,
         elem_id="compare-count",
     )
-    seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="compare-seed")
+    seed = gr.Number(first_seed, label="Seed", precision=0, minimum=0, elem_id="compare-seed")
     other = gr.Dropdown(choices, value=BASE_MODEL, label="Base", elem_id="compare-base")
     other_guided = _guidance_switch(is_on=False)
     adapter = gr.Dropdown(choices, value=first_adapter(choices), label="Against", elem_id="compare-adapter")
@@ -327,18 +328,31 @@ def show_pair(service: CompareService, pair: PairResult, *, frame: int = 0) -> d
 def opening_pair(service: CompareService, query: Mapping[str, str]) -> list[Any]:
     """Notice, stage, prompt and seed for an address's ``pair`` and ``frame``; without one, the first shipped pair.
 
-    The form says what is shown, so that a press on Compare draws the same again.
+    With a pair the form says what is shown, so that a press on Compare draws the same again. Without one it stays as it
+    was built: by the time that this arrives, the visitor may have typed.
     """
+    form = [gr.skip(), gr.skip()]
     pair_id = query.get("pair") or next(iter(service.service.store.pair_ids()), "")
     if not pair_id:
-        return ["", gr.skip(), gr.skip(), gr.skip()]
+        return ["", gr.skip(), *form]
     frame = int(query["frame"]) if query.get("frame", "").isdecimal() and "pair" in query else 0
     try:
         pair = service.open_pair(pair_id)
-        run = pair.base.run
-        return ["", show_pair(service, pair, frame=frame), run.prompt or gr.skip(), _known(run.seed)]
+        stage = show_pair(service, pair, frame=frame)
     except PageError as error:
-        return [error_html(str(error)), gr.skip(), gr.skip(), gr.skip()]
+        return [error_html(str(error)), gr.skip(), *form]
+    run = pair.base.run
+    return ["", stage, *([run.prompt or gr.skip(), _known(run.seed)] if "pair" in query else form)]
+
+
+def _first_form(service: CompareService) -> tuple[str, int]:
+    """Prompt and seed that the form begins with: those of the first shipped pair, which an empty visit shows."""
+    pair_id = next(iter(service.service.store.pair_ids()), "")
+    with suppress(PageError):
+        if pair_id:
+            run = service.open_pair(pair_id).base.run
+            return run.prompt or service.service.compose(FIRST_SCENE), run.seed or 0
+    return service.service.compose(FIRST_SCENE), 0
 
 
 def _known(seed: int | None) -> Any:

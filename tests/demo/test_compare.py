@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import gradio_client
 import numpy as np
 import pytest
@@ -257,7 +258,14 @@ def test_a_link_opens_its_pair_and_frame_and_leaves_the_other_stage_alone(servic
 
 
 def test_an_empty_visit_shows_the_first_shipped_pair(service: CompareService) -> None:
-    assert opening_pair(service, {})[1]["id"] == "shipped-pair"
+    _, stage, prompt, seed = opening_pair(service, {})
+    assert stage["id"] == "shipped-pair"
+    # What the visitor may have typed by then stays; the form begins with the pair's own words.
+    assert (prompt, seed) == (gr.skip(), gr.skip())
+    page = build_page(service.service, assets=service.service.store.examples.parent)
+    form = {block.elem_id: block.value for block in page.blocks.values() if isinstance(block, gr.Textbox | gr.Number)}
+    run = service.open_pair("shipped-pair").base.run
+    assert (form["compare-prompt"], form["compare-seed"]) == (run.prompt, run.seed)
 
 
 def test_a_link_to_a_pair_that_is_gone_says_so(service: CompareService) -> None:

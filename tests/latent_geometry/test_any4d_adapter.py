@@ -176,7 +176,7 @@ def test_flow_of_some_frames_needs_their_neighbours_only(frames: list[int]) -> N
 def test_frames_are_worked_on_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     output = translating_plane(5)
     whole = to_scene_geometry(output)
-    monkeypatch.setattr(any4d_adapter, "pixels_at_once", lambda _device: 2 * 8 * 12)
+    monkeypatch.setattr(any4d_adapter, "PIXELS_AT_ONCE", 2 * 8 * 12)
     part = to_scene_geometry(output)
     for name in whole.__dataclass_fields__:
         assert torch.equal(getattr(part, name), getattr(whole, name)), name

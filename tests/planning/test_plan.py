@@ -9,6 +9,7 @@ from vggrpo.generation.architecture import architecture_of
 from vggrpo.generation.models import load_models
 from vggrpo.grpo.config import GrpoConfig
 from vggrpo.grpo.defaults import training_defaults
+from vggrpo.latent_geometry.foundation.stitchable import pixels_at_once
 from vggrpo.planning.costs import latent_reader_costs
 from vggrpo.planning.fitting import remedy_of, require_fits
 from vggrpo.planning.machine import described_machine, measure_matrix_rate, this_machine
@@ -69,8 +70,10 @@ def test_memory_of_tiny_debug_is_what_it_takes() -> None:
         )
     architecture = architecture_of(get_preset("tiny-debug"))
     shape = get_preset("tiny-debug").latent_shape
+    # As many frames' dense maps at once as a CPU makes; the plan itself takes a GPU's number, which needs no less.
+    dense_frames = pixels_at_once(torch.device("cpu")) // (get_preset("tiny-debug").height ** 2)
     costs = latent_reader_costs(
-        architecture, shape=shape, videos=config.reward_batch, dense_frames=None, dtype=torch.float32
+        architecture, shape=shape, videos=config.reward_batch, dense_frames=dense_frames, dtype=torch.float32
     )
     assert 0.95 * costs.read.peak_bytes < reading < CPU_SCRATCH * costs.read.peak_bytes
     decoded = plan.phase("samples").extra_bytes

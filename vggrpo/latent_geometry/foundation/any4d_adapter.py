@@ -14,7 +14,7 @@ from vggrpo.geometry.projection import pixel_grid, rigid_inverse, rigid_matrix
 from vggrpo.geometry.so3 import matrix_from_quaternion
 from vggrpo.latent_geometry.foundation.any4d_output import Any4DOutput
 from vggrpo.latent_geometry.foundation.base import DecodedFrames
-from vggrpo.latent_geometry.foundation.stitchable import pixels_at_once
+from vggrpo.latent_geometry.foundation.stitchable import PIXELS_AT_ONCE
 from vggrpo.types import SceneGeometry
 
 # A point of view 0 lands on view i's surface if its depth there agrees to this share; otherwise it is hidden.
@@ -77,7 +77,7 @@ def intrinsics_from_rays(rays: Float[Tensor, "B N H W 3"]) -> Float[Tensor, "B N
     camera has (all alike or mirrored: an untrained model) get a centred camera as long as the image is wide.
     """
     frames = rays.flatten(0, 1)
-    at_once = max(1, pixels_at_once(rays.device) // (rays.shape[2] * rays.shape[3]))
+    at_once = max(1, PIXELS_AT_ONCE // (rays.shape[2] * rays.shape[3]))
     fitted = torch.cat([_fit_cameras(part) for part in frames.split(at_once)])
     return fitted.unflatten(0, rays.shape[:2])
 
@@ -151,7 +151,7 @@ def with_own_flow(chosen: SceneGeometry, *, reference: SceneGeometry, steps: Flo
     time. A few frames are worked on at once: every one needs several maps of its own.
     """
     batch, _, height, width = reference.depth.shape
-    parts = steps.split(max(1, pixels_at_once(reference.depth.device) // (batch * height * width)))
+    parts = steps.split(max(1, PIXELS_AT_ONCE // (batch * height * width)))
     carried = [_carry_flow(reference, steps=part) for part in parts]
     reached = torch.cat([part.reached for part in carried], dim=1)
     flow = torch.cat([part.flow for part in carried], dim=1)

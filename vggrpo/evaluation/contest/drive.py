@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -19,14 +18,19 @@ from torch import Tensor
 from vggrpo.evaluation.contest.contestants import BASE, TRUE, Contestant, Draw, TrueClips
 from vggrpo.evaluation.contest.files import ContestantFolder, ContestFolder, Features
 from vggrpo.evaluation.contest.question import Question, Take
+from vggrpo.evaluation.epipolar import import_opencv
 from vggrpo.evaluation.judges import Finding, not_judged
 from vggrpo.evaluation.subjects import Autoencoder, LatentReader
 from vggrpo.rewards import judge as read_rewards
+from vggrpo.rewards import reward_names
 from vggrpo.types import Latents
 
 OWN = "reward/"
 """How measures are named that are read by Φ_g: what training is rewarded for, and no independent judge."""
-_NO_LATENTS = "its frames were blurred after decoding, and Φ_g reads latents"
+_NO_REWARDS_OF_BLUR = {
+    f"{OWN}{name}": not_judged("its frames were blurred after decoding, and Φ_g reads latents")
+    for name in reward_names()
+}
 
 
 @runtime_checkable
@@ -171,9 +175,7 @@ def _judge(models: ContestModels, folder: ContestantFolder, take: Take, *, promp
         video = blurred(video, sigma=blur)
     findings = {name: found[0] for name, found in models.judges.judge(video, prompts=(prompt,)).items()}
     folder.write_features(take, _features(models, video))
-    own = _own_rewards(models, folder.latents(take))
-    if blur:
-        own = {name: not_judged(_NO_LATENTS) for name in own}
+    own = _NO_REWARDS_OF_BLUR if blur else _own_rewards(models, folder.latents(take))
     folder.write_findings(take, findings | own)
 
 
@@ -184,6 +186,7 @@ def _decode(models: ContestModels, folder: ContestantFolder, take: Take) -> Floa
 
 def blurred(video: Float[Tensor, "1 3 N H W"], *, sigma: float) -> Float[Tensor, "1 3 N H W"]:
     """Every frame under a Gaussian of standard deviation ``sigma`` in pixels."""
+    cv2 = import_opencv()
     frames = video[0].permute(1, 2, 3, 0).float().cpu().numpy()
     soft = np.stack([cv2.GaussianBlur(frame, ksize=(0, 0), sigmaX=sigma) for frame in frames])
     return torch.from_numpy(soft).permute(3, 0, 1, 2)[None].to(video)

@@ -244,8 +244,9 @@ def _shipped_record() -> _Record | None:
 def _trains_the_shipped(file: Path, preset: Preset) -> bool:
     """Whether a settings file is of the very training whose adapter ships."""
     record = _shipped_record()
-    if record is None or record.preset != preset.name:
+    if record is None:
         return False
+    # The preset is one of the settings.
     asked = with_settings(training_defaults(preset.name), read_mapping(file), source=str(file))
     return not asked.differences(record.config).keys() - MAY_CHANGE_ON_RESUME
 
